@@ -1,0 +1,1 @@
+"""The steps of the road from a trained model to Earth Engine, one module a step."""

@@ -1,0 +1,249 @@
+"""The contract: what Earth Engine must know of a model, written once in `model.yaml` beside it.
+
+Everything else is derived from it: export signatures, the server's decoding, the requests that
+verify a deployment, the `ee.Model.fromVertexAi` call. Nothing restates it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.earthengine.errors import ContractError
+from components.earthengine.explain import explain, shown
+
+FILE_NAME = "model.yaml"
+
+Framework = Literal["pytorch", "tensorflow"]
+PayloadFormat = Literal[
+    "SERIALIZED_TF_TENSORS",
+    "RAW_JSON",
+    "ND_ARRAYS",
+    "GRPC_TF_TENSORS",
+    "GRPC_SERIALIZED_TF_TENSORS",
+    "GRPC_TF_EXAMPLES",
+]
+# The constructors of ee.PixelType (earthengine-api, python/ee/pixeltype.py).
+PixelType = Literal["float", "double", "int8", "uint8", "int16", "uint16", "int32"]
+ModelType = Literal["float16", "float32", "float64", "uint8", "int16", "int32", "int64"]
+Layout = Literal["channels_first", "channels_last"]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Size = tuple[Pixels, Pixels]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(_Part):
+    """One band of the image that Earth Engine sends, in the image's order."""
+
+    name: Name = Field(description="the band's name in the Earth Engine image")
+    type: PixelType = Field("float", description="the pixel type that Earth Engine sends")
+    shape: tuple[Pixels, ...] = Field((), max_length=2, description="of an array-valued band, such as [12]")
+    factor: float = Field(1.0, description="the model sees raw * factor + offset", allow_inf_nan=False)
+    offset: float = Field(0.0, description="the model sees raw * factor + offset", allow_inf_nan=False)
+
+    @property
+    def channels(self) -> int:
+        """How many channels of the model's input this band fills."""
+        return math.prod(self.shape)
+
+
+class Property(_Part):
+    """A property sent with each instance; the model sees it as one constant channel after the bands."""
+
+    name: Name = Field(description="the property's name in Earth Engine")
+    type: Literal["number", "boolean"] = Field("number", description="what Earth Engine sends")
+    factor: float = Field(1.0, description="the model sees value * factor + offset", allow_inf_nan=False)
+    offset: float = Field(0.0, description="the model sees value * factor + offset", allow_inf_nan=False)
+
+
+class Output(_Part):
+    """One output of the model, a band of the image that Earth Engine gets back."""
+
+    name: Name = Field(description="the band's name in Earth Engine")
+    type: PixelType = Field("float", description="the pixel type of the answer")
+    dimensions: Literal[0, 1, 2] = Field(
+        description="rank of the value of one pixel: 0 a number, 1 a vector, 2 a matrix"
+    )
+    labels: tuple[str, ...] = Field((), description="what each number (0) or each element (1) stands for")
+    colours: tuple[Colour, ...] = Field((), description="one #rrggbb a label; without labels a ramp over range")
+    range: tuple[float, float] | None = Field(None, description="smallest and largest value, for the map")
+
+    @field_validator("name")
+    @classmethod
+    def _not_wrapped_by_tensorflow_serving(cls, name: str) -> str:
+        # TensorFlow Serving wraps outputs of such names as {"b64": ...} (its REST API page).
+        if name.endswith("_bytes"):
+            raise ValueError("must not end in _bytes, which TensorFlow Serving encodes once more; rename it")
+        return name
+
+    @model_validator(mode="after")
+    def _labels_and_colours_agree(self) -> Self:
+        if self.labels and self.colours and len(self.labels) != len(self.colours):
+            raise ValueError(
+                f"has {len(self.labels)} labels but {len(self.colours)} colours; give one colour a label"
+            )
+        if self.labels and self.dimensions == 2:
+            raise ValueError("has labels, which only dimensions 0 and 1 can carry; remove them")
+        if self.range and self.range[0] >= self.range[1]:
+            raise ValueError(f"has the range {list(self.range)}; its first number must be the smaller")
+        return self
+
+
+class Source(_Part):
+    """Where the trained model lies and what it wants to be given."""
+
+    file: str = Field(description="the model's file or folder beside model.yaml")
+    code: str | None = Field(
+        None, pattern=r"^[\w./-]+\.py:\w+$", description="for a state dict: its code, as net.py:build"
+    )
+    layout: Layout | None = Field(None, description="channels_first (PyTorch's default) or channels_last (Keras's)")
+    type: ModelType = Field("float32", description="the type of number that the model takes")
+    multiple: Pixels = Field(1, description="what height and width must be divisible by")
+
+    @field_validator("file", "code")
+    @classmethod
+    def _stays_beside_the_contract(cls, name: str | None) -> str | None:
+        if name and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise ValueError("must lie beside model.yaml; copy it there and give its name alone")
+        return name
+
+
+class Tolerance(_Part):
+    """How far an endpoint's answer may lie from the source model's: absolute + relative * |expected|."""
+
+    absolute: float = Field(1e-5, ge=0, allow_inf_nan=False, description="largest absolute difference")
+    relative: float = Field(1e-5, ge=0, allow_inf_nan=False, description="largest relative difference")
+
+
+class ModelContract(_Part):
+    """What Earth Engine must know of a model.
+
+    Inside the project a batch of tiles is one float32 array `[N, C, height, width]` of raw values:
+    the bands in order, array-valued ones flattened, then the properties; masked pixels are 0.
+    """
+
+    contract: Literal[1] = Field(1, description="version of this file's format")
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")] = Field(
+        description="name of the model and the endpoint: lower case, digits and dashes"
+    )
+    framework: Framework = Field(description="what the model was trained with")
+    payload_format: PayloadFormat = Field(description="how Earth Engine encodes tiles")
+    model: Source = Field(description="where the model lies and what it wants")
+    bands: tuple[Band, ...] = Field(min_length=1, description="input bands in order")
+    properties: tuple[Property, ...] = Field((), description="properties sent with each instance, in order")
+    tile: Size = Field(description="width and height of a tile in pixels, without overlap")
+    overlap: tuple[Annotated[int, Field(ge=0, le=2048)], Annotated[int, Field(ge=0, le=2048)]] = Field(
+        (0, 0), description="pixels added on each edge, in x and in y"
+    )
+    output_tile: Size | None = Field(None, description="width and height of the answer, where not the patch sent")
+    projection: str = Field("EPSG:4326", min_length=1, description="coordinate reference system of the input pixels")
+    scale: float = Field(gt=0, allow_inf_nan=False, description="size of a pixel in metres")
+    outputs: tuple[Output, ...] = Field(min_length=1, description="outputs in the model's order")
+    tolerance: Tolerance = Field(Tolerance(), description="how far an answer may lie from the source model's")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        sent = [part.name for part in (*self.bands, *self.properties)]
+        for names, what in ((sent, "bands and properties"), ([o.name for o in self.outputs], "outputs")):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{what} must have different names; {', '.join(twice)} stands twice: rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _format_can_carry(self) -> Self:
+        if self.payload_format == "ND_ARRAYS":
+            if len(self.outputs) > 1:
+                raise ValueError(
+                    f"payload_format ND_ARRAYS has no names on the wire and carries 1 output, not {len(self.outputs)}; "
+                    "use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
+                )
+            if self.properties or any(band.shape for band in self.bands):
+                raise ValueError(
+                    "payload_format ND_ARRAYS carries scalar bands only, not properties or array-valued bands; "
+                    "use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
+                )
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model's input: of all bands, then one a property."""
+        return sum(band.channels for band in self.bands) + len(self.properties)
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that the model wants; each framework's own where model.yaml does not say."""
+        return self.model.layout or ("channels_first" if self.framework == "pytorch" else "channels_last")
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Width and height of what Earth Engine sends: the tile and its overlap on each edge.
+
+        The per-edge reading fits every working notebook; the guide's text says total
+        (INFERRED, so exported models take any size).
+        """
+        return self.tile[0] + 2 * self.overlap[0], self.tile[1] + 2 * self.overlap[1]
+
+    @property
+    def factors(self) -> list[float]:
+        """The factor of each channel."""
+        return self._of_each_channel("factor")
+
+    @property
+    def offsets(self) -> list[float]:
+        """The offset of each channel."""
+        return self._of_each_channel("offset")
+
+    def _of_each_channel(self, key: Literal["factor", "offset"]) -> list[float]:
+        of_bands = [getattr(band, key) for band in self.bands for _ in range(band.channels)]
+        return of_bands + [getattr(prop, key) for prop in self.properties]
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read the contract of the model in a directory.
+
+        Raises:
+            ContractError: there is no model.yaml, it is not YAML, or it breaks a rule; the text
+                has a line for each fault: the key, the value, what is allowed, the way out.
+        """
+        path = directory / FILE_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise ContractError(
+                f"{path} does not exist; write the model's contract there (README.md, 'The contract', has one to start from)"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ContractError(f"{path} cannot be read ({error}); it must be a UTF-8 text file") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str = FILE_NAME) -> Self:
+        """Read the contract from the text of a model.yaml; `where` names it in errors (see `read`)."""
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ContractError(f"{where} is not YAML: {error}; mend the line it names") from error
+        except (ValueError, RecursionError) as error:
+            raise ContractError(f"{where} holds a value that YAML cannot give: {error}; mend it") from error
+        if not isinstance(document, dict):
+            raise ContractError(f"{where} holds {shown(document)}; it must hold keys such as name, bands and outputs")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ContractError("\n".join(f"{where}: {fault}" for fault in explain(cls, error))) from None
+
+    def dump(self) -> str:
+        """The contract as the text of a model.yaml that `parse` reads back."""
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        return yaml.safe_dump({"contract": self.contract, **document}, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,50 @@
+"""The one error tree of the project.
+
+PipelineError                 whatever the project refuses; the command line prints it and exits with 1
+├── ContractError             model.yaml is missing, malformed, or contradicts the model or the platform
+├── ModelError                a trained model cannot be loaded, exported or trusted
+├── PayloadError              a request or an answer is not what its payload format says
+├── ImageError                a serving image is unknown, has ended, or does not fit the framework or the format
+├── StorageError              a bucket or an object is missing or cannot be written
+├── VertexError               Vertex AI refused a call or did not finish it in time
+├── VerificationError         a deployed model answers, but not as the source model does
+└── LocalError                the local Vertex AI cannot be started
+"""
+
+
+class PipelineError(Exception):
+    """Base of every error that a user can mend; its text says what, where, what is allowed and how."""
+
+    exit_status = 1
+
+
+class ContractError(PipelineError):
+    """model.yaml is missing, malformed, or contradicts the model or the platform."""
+
+
+class ModelError(PipelineError):
+    """A trained model cannot be loaded, exported or trusted."""
+
+
+class PayloadError(PipelineError):
+    """A request or an answer is not what its payload format says."""
+
+
+class ImageError(PipelineError):
+    """A serving image is unknown, has ended, or does not fit the framework or the format."""
+
+
+class StorageError(PipelineError):
+    """A bucket or an object is missing or cannot be written."""
+
+
+class VertexError(PipelineError):
+    """Vertex AI refused a call or did not finish it in time."""
+
+
+class VerificationError(PipelineError):
+    """A deployed model answers, but not as the source model does."""
+
+
+class LocalError(PipelineError):
+    """The local Vertex AI cannot be started."""

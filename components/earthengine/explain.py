@@ -1,0 +1,77 @@
+"""Puts what pydantic found wrong into sentences: the key, the value, what is allowed, the way out."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One sentence for each fault in a document that should have been a `model`."""
+    faults = error.errors()
+    places = [fault["loc"] for fault in faults]
+    # A list with a bad item is also reported as too short: the item says it better.
+    return [
+        _sentence(model, fault)
+        for fault in faults
+        if not any(place != fault["loc"] and place[: len(fault["loc"])] == fault["loc"] for place in places)
+        or not fault["loc"]
+    ]
+
+
+def _sentence(model: type[BaseModel], fault: Any) -> str:
+    """One fault that pydantic found, as a sentence: the key, the value, what is allowed, the way out."""
+    place = fault["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    part, field = _field_at(model, place)
+    meaning = f" ({field.description})" if field is not None else ""
+    value = shown(fault["input"])
+    match fault["type"]:
+        case "missing":
+            return f"{key} is missing; add it{meaning}"
+        case "extra_forbidden":
+            allowed = sorted(part.model_fields)
+            near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
+            mend = f"did you mean {near[0]}?" if near else "remove it"
+            return f"{key} is not a key of the contract; allowed here: {', '.join(allowed)}; {mend}"
+        case "literal_error":
+            allowed = _literals(field.annotation) if field is not None else [fault["ctx"]["expected"]]
+            near = difflib.get_close_matches(str(fault["input"]), allowed, n=1, cutoff=0.5)
+            mend = f"did you mean {near[0]}?" if near else "write one of these"
+            return f"{key} is {value}; allowed: {', '.join(allowed)}; {mend}{meaning}"
+        case "value_error":
+            return f"{key or 'the contract'} {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+        case _:
+            rule = fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{key} is {value}; {rule}; correct it{meaning}"
+
+
+def _field_at(model: type[BaseModel], place: tuple[int | str, ...]) -> tuple[type[BaseModel], Any]:
+    """The part of the document that a fault lies in, and its field where the key is one."""
+    part = model
+    field = None
+    for key in place:
+        if isinstance(key, int):
+            continue
+        if field is not None:
+            part = next((t for t in _types(field.annotation) if issubclass(t, BaseModel)), part)
+        field = part.model_fields.get(key)
+    return part, field
+
+
+def _types(annotation: Any) -> list[type]:
+    if isinstance(annotation, type):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _types(argument)]
+
+
+def _literals(annotation: Any) -> list[str]:
+    return [str(a) for a in get_args(annotation) if not isinstance(a, type)] or [str(annotation)]
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it, cut to a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

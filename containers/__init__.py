@@ -1,0 +1,1 @@
+"""What runs in containers: one folder an image."""

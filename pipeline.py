@@ -1,0 +1,302 @@
+"""The road from a trained model to Google Earth Engine: the pipeline, and the command line."""
+
+# No `from __future__ import annotations`: kfp and typer read the annotations themselves.
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from components import job, storage
+from components.check import check_model, check_platform
+from components.earthengine.contract import FILE_NAME, Framework, ModelContract
+from components.earthengine.errors import ContractError, PipelineError
+from components.earthengine.snippet import javascript_call, python_call
+from components.train import METRICS_NAME
+from components.vertex import Vertex
+
+# Vertex AI and the local one put the job's own project and region in their place.
+PROJECT = "{{$.pipeline_google_cloud_project_id}}"
+LOCATION = "{{$.pipeline_google_cloud_location}}"
+FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
+
+console, errors = (
+    Console(highlight=False, soft_wrap=True),
+    Console(stderr=True, highlight=False, soft_wrap=True),
+)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The road from a trained model to Google Earth Engine, on Vertex AI or on this machine.",
+)
+
+
+def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
+    """The deploy DAG of a framework, its parameters' defaults and descriptions as the console shows them."""
+    from kfp import dsl
+
+    from components import steps
+
+    @dsl.pipeline(
+        name=f"deploy-{framework}-to-earth-engine", display_name=f"Deploy a {framework} model to Earth Engine"
+    )
+    def deploy(
+        model_uri: str,
+        staging: str = "",
+        endpoint: str = "",
+        serving_image: str = f"{repository}/serving-{framework}:{tag}",
+        machine_type: str = "n1-standard-2",
+        min_replicas: int = 1,
+        max_replicas: int = 1,
+        canary_percent: int = 10,
+        keep_previous: int = 1,
+        allow_pickle: bool = False,
+    ) -> None:
+        """Exports a trained model, registers and deploys it, and gives it traffic once it answers rightly.
+
+        Args:
+            model_uri: Folder in Cloud Storage that holds the trained model and its model.yaml, gs://bucket/folder.
+            staging: Folder that models are staged to. Empty: earth-engine-models in the bucket of model_uri.
+            endpoint: Id or display name of the endpoint; made if there is none. Empty: the model's name.
+            serving_image: URI of the prediction server's image, in the same region.
+            machine_type: Machine of each replica.
+            min_replicas: Replicas that always run, and are billed. At least 1.
+            max_replicas: Replicas at most; quota is charged for these.
+            canary_percent: Share of the traffic that an unverified model gets, 1 to 100; all on a new endpoint.
+            keep_previous: How many earlier models stay deployed without traffic; each is billed.
+            allow_pickle: Whether a whole pickled PyTorch module may be loaded, which runs any code inside it.
+        """
+        where = {"project": PROJECT, "location": LOCATION}
+        run = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "model_uri": model_uri, "staging": staging}
+        model = dsl.importer(artifact_uri=model_uri, artifact_class=dsl.Model, reimport=True)
+        model.set_display_name("import model")
+        exported = steps.export(model=model.output, allow_pickle=allow_pickle)
+        archived = steps.archive(exported=exported.output, serving_image=serving_image)
+        registered = steps.upload(
+            archived=archived.output,
+            serving_image=serving_image,
+            model_uri=model_uri,
+            staging=staging,
+            **where,
+        )
+        found = steps.create_endpoint(registered=registered.output, endpoint=endpoint, **where)
+        released = steps.release(keep_previous=keep_previous, **run, **where)
+        with dsl.ExitHandler(released, name="deploy and verify"):
+            deployed = steps.deploy(
+                registered=registered.output,
+                endpoint=found.output,
+                machine_type=machine_type,
+                min_replicas=min_replicas,
+                max_replicas=max_replicas,
+                canary_percent=canary_percent,
+                **run,
+                **where,
+            )
+            verified = steps.verify(
+                endpoint=found.output, archived=archived.output, deployed_model=deployed.output, **where
+            )
+        # What a step finds in the registry or on an endpoint is not in its inputs, so none may be skipped.
+        for task in (model, exported, archived, registered, found, deployed, verified, released):
+            task.set_caching_options(enable_caching=False)
+
+    return deploy
+
+
+def compile_template(framework: Framework, repository: str, tag: str, path: Path) -> Path:
+    """Compile the deploy DAG of a framework to a template that aiplatform.PipelineJob runs."""
+    from kfp import compiler
+
+    from components import steps
+
+    images = {steps.VERTEX_IMAGE: steps.VERTEX_IMAGE, steps.EXPORT_IMAGE: f"steps-{framework}"}
+    compiler.Compiler().compile(deploy_pipeline(framework, repository, tag), str(path))
+    template = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for executor in template["deploymentSpec"]["executors"].values():
+        if container := executor.get("container"):
+            container["image"] = f"{repository}/{images[container['image']]}:{tag}"
+    path.write_text(yaml.safe_dump(template, sort_keys=True), encoding="utf-8")
+    return path
+
+
+ModelDir = Annotated[Path, typer.Argument(help=f"Folder with the trained model and its {FILE_NAME}.")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load a whole pickled module, which runs any code inside it.")
+]
+Repository = Annotated[str, typer.Option(help="Where the images lie, as HOST/PROJECT/NAME.", envvar="IMAGE_REPOSITORY")]
+Tag = Annotated[str, typer.Option(help="Tag of the images.", envvar="IMAGE_TAG")]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", help="NAME=VALUE for the pipeline, any number of times.", show_default=False),
+]
+
+
+@app.command()
+def check(
+    model_dir: ModelDir,
+    serving_image: Annotated[str | None, typer.Option(help="The image that is to serve it; ours if not given.")] = None,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Check a trained model against its contract and the platform; nothing is made."""
+    colour = {"passed": "green", "warning": "yellow", "failed": "red"}
+    findings = check_model(model_dir, serving_image, date.today(), allow_pickle=allow_pickle)
+    failed = False
+    for finding in findings:
+        out = errors if finding.verdict == "failed" else console
+        out.print(f"[{colour[finding.verdict]}]{finding.verdict:8}[/]{finding.what:9} {escape(finding.text)}")
+        failed = failed or finding.verdict == "failed"
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    model_dir: ModelDir,
+    parameter: Parameter = None,
+    allow_pickle: AllowPickle = False,
+    output: Annotated[Path, typer.Option(help="Folder for pictures and the Earth Engine call.")] = Path(
+        "build/rehearsal"
+    ),
+) -> None:
+    """Rehearse the whole pipeline on this machine, against a Vertex AI of its own, with no account.
+
+    That Vertex AI starts empty and ends with the rehearsal; for one that lasts, see `local`.
+    """
+    from components import local
+
+    contract = ModelContract.read(model_dir)
+    parameters = _parameters(contract, parameter) | ({"allow_pickle": True} if allow_pickle else {})
+    state = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+    try:
+        with local.local_vertex(state):
+            model_uri = f"gs://{local.BUCKET}/models/{contract.name}"
+            storage.stage(model_dir, model_uri)
+            vertex = Vertex(local.PROJECT, local.LOCATION)
+            job = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
+            _follow(job, contract, output / contract.name)
+    except PipelineError as error:
+        error.add_note(f"the logs of every step: {state}/jobs")
+        raise
+    shutil.rmtree(state, ignore_errors=True)
+    if (metrics := model_dir / METRICS_NAME).is_file():
+        console.print(f"accuracy  {json.loads(metrics.read_text())['accuracy']:.1%} on held-out samples")
+
+
+@app.command(name="compile")
+def compile_(
+    repository: Repository,
+    tag: Tag = "latest",
+    output: Annotated[Path, typer.Option(help="Folder for the templates.")] = Path("build/templates"),
+) -> None:
+    """Compile the templates, one a framework, for Vertex AI's console or aiplatform.PipelineJob."""
+    output.mkdir(parents=True, exist_ok=True)
+    for framework in FRAMEWORKS:
+        console.print(str(compile_template(framework, repository, tag, output / f"deploy-{framework}.yaml")))
+
+
+@app.command()
+def submit(
+    model_uri: Annotated[
+        str, typer.Argument(help=f"Folder with the trained model and {FILE_NAME}, gs://bucket/folder.")
+    ],
+    project: Annotated[str, typer.Option(help="Google Cloud project.", envvar="GOOGLE_CLOUD_PROJECT")],
+    repository: Repository,
+    tag: Tag = "latest",
+    location: Annotated[str, typer.Option(help="Region.", envvar="GOOGLE_CLOUD_LOCATION")] = "us-central1",
+    parameter: Parameter = None,
+    output: Annotated[Path | None, typer.Option(help="Wait for the end, and write pictures to this folder.")] = None,
+) -> None:
+    """Submit the pipeline to Vertex AI, or to a `local` one that VERTEX_EMULATOR_HOST names."""
+    text = storage.read_text(f"{model_uri.rstrip('/')}/{FILE_NAME}")
+    if text is None:
+        raise ContractError(f"{model_uri} holds no {FILE_NAME}; write the model's contract there")
+    contract = ModelContract.parse(text, f"{model_uri}/{FILE_NAME}")
+    parameters = {"model_uri": model_uri, **_parameters(contract, parameter)}
+    job = _submit(Vertex(project, location), contract, parameters, repository, tag)
+    console.print(f"submitted {job.resource_name}")
+    if output:
+        _follow(job, contract, output)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def local(context: typer.Context) -> None:
+    """Start a local Vertex AI that lasts; all options are those of python -m containers.vertex_local."""
+    os.execv(sys.executable, [sys.executable, "-m", "containers.vertex_local", *context.args])  # noqa: S606
+
+
+def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> Any:
+    """Compile the contract's template and submit it, once the platform can carry what it declares."""
+    image = parameters.get("serving_image") or f"{repository}/serving-{contract.framework}:{tag}"
+    for warning in check_platform(contract, image, date.today()):
+        errors.print(f"[yellow]warning[/] {escape(warning)}")
+    staging = storage.staging_folder(parameters.get("staging", ""), parameters["model_uri"])
+    with tempfile.TemporaryDirectory() as folder, console.status("submitting"):
+        template = compile_template(contract.framework, repository, tag, Path(folder) / "deploy.yaml")
+        return job.submit(vertex, template, parameters, f"{staging}/pipeline-root", contract.name)
+
+
+def _follow(submitted: Any, contract: ModelContract, output: Path) -> None:
+    """Show each step as it ends, and then what came of it all."""
+    steps: dict[str, job.Step] = {}
+    with console.status("the pipeline runs"):
+        for step in job.follow(submitted):
+            steps[step.name] = step
+            mark = "[green]✓[/]" if step.state == "SUCCEEDED" else f"[red]✗[/] {step.state.lower()}"
+            console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")
+    endpoint = steps["create-endpoint"].outputs["found"][1]["resourceName"]
+    measured = steps["verify"].outputs["metrics"][1]
+    pictures = storage.fetch(steps["verify"].outputs["pictures"][0], output)
+    if pictures != output:
+        shutil.copytree(pictures, output, dirs_exist_ok=True)
+    console.print(f"\n[bold]Python[/]\n{escape(python_call(contract, endpoint))}")
+    console.print(f"[bold]Code editor[/]\n{escape(javascript_call(contract, endpoint))}")
+    console.print(f"endpoint  {endpoint}")
+    console.print(f"parity    {measured['largest_difference']:.2g} at most from the source model's answers")
+    console.print(f"picture   {output / 'scene.png'}")
+
+
+def _parameters(contract: ModelContract, given: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs as parameters of the pipeline, each of the type that it has there."""
+    inputs = deploy_pipeline(contract.framework, "", "").component_spec.inputs
+    readers: dict[str, Callable[[str], Any]] = {
+        "String": str,
+        "Integer": int,
+        "Boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    }
+    parameters = {}
+    for pair in given or []:
+        name, is_pair, text = pair.partition("=")
+        if not is_pair or name not in inputs:
+            raise PipelineError(
+                f"--parameter {pair} is not NAME=VALUE with NAME one of {', '.join(inputs)}; correct it"
+            )
+        try:
+            parameters[name] = readers[inputs[name].type](text)
+        except (ValueError, KeyError):
+            raise PipelineError(f"--parameter {pair}: {name} takes a value of type {inputs[name].type}") from None
+    return parameters
+
+
+def main() -> None:
+    """The command line: what a user can mend is said in one line on stderr."""
+    try:
+        app()
+    except PipelineError as error:
+        errors.print(f"[red]error[/] {escape(str(error))}")
+        for note in getattr(error, "__notes__", []):
+            errors.print(note)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

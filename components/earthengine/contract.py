@@ -89,9 +89,7 @@ class Output(_Part):
     @model_validator(mode="after")
     def _labels_and_colours_agree(self) -> Self:
         if self.labels and self.colours and len(self.labels) != len(self.colours):
-            raise ValueError(
-                f"has {len(self.labels)} labels but {len(self.colours)} colours; give one colour a label"
-            )
+            raise ValueError(f"has {len(self.labels)} labels but {len(self.colours)} colours; give one colour a label")
         if self.labels and self.dimensions == 2:
             raise ValueError("has labels, which only dimensions 0 and 1 can carry; remove them")
         if self.range and self.range[0] >= self.range[1]:
@@ -140,6 +138,9 @@ class ModelContract(_Part):
     payload_format: PayloadFormat = Field(description="how Earth Engine encodes tiles")
     model: Source = Field(description="where the model lies and what it wants")
     bands: tuple[Band, ...] = Field(min_length=1, description="input bands in order")
+    true_colour: tuple[Name, Name, Name] | None = Field(
+        None, description="the scalar bands to show as red, green and blue"
+    )
     properties: tuple[Property, ...] = Field((), description="properties sent with each instance, in order")
     tile: Size = Field(description="width and height of a tile in pixels, without overlap")
     overlap: tuple[Annotated[int, Field(ge=0, le=2048)], Annotated[int, Field(ge=0, le=2048)]] = Field(
@@ -153,11 +154,18 @@ class ModelContract(_Part):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        sent = [part.name for part in (*self.bands, *self.properties)]
+        sent = [part.name for part in self.sent]
         for names, what in ((sent, "bands and properties"), ([o.name for o in self.outputs], "outputs")):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{what} must have different names; {', '.join(twice)} stands twice: rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _true_colour_is_of_bands(self) -> Self:
+        scalar = [band.name for band in self.bands if not band.shape]
+        if self.true_colour and (unknown := [name for name in self.true_colour if name not in scalar]):
+            raise ValueError(f"true_colour names {', '.join(unknown)}; allowed: the scalar bands {', '.join(scalar)}")
         return self
 
     @model_validator(mode="after")
@@ -174,6 +182,11 @@ class ModelContract(_Part):
                     "use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
                 )
         return self
+
+    @property
+    def sent(self) -> tuple[Band | Property, ...]:
+        """What Earth Engine sends, in the order of the model's channels: the bands, then the properties."""
+        return (*self.bands, *self.properties)
 
     @property
     def channels(self) -> int:
@@ -221,7 +234,8 @@ class ModelContract(_Part):
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             raise ContractError(
-                f"{path} does not exist; write the model's contract there (README.md, 'The contract', has one to start from)"
+                f"{path} does not exist; write the model's contract there "
+                "(README.md, 'The contract', has one to start from)"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ContractError(f"{path} cannot be read ({error}); it must be a UTF-8 text file") from error

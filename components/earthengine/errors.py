@@ -8,6 +8,7 @@ PipelineError                 whatever the project refuses; the command line pri
 ├── StorageError              a bucket or an object is missing or cannot be written
 ├── VertexError               Vertex AI refused a call or did not finish it in time
 ├── VerificationError         a deployed model answers, but not as the source model does
+├── JobError                  a pipeline job failed or was cancelled
 └── LocalError                the local Vertex AI cannot be started
 """
 
@@ -44,6 +45,10 @@ class VertexError(PipelineError):
 
 class VerificationError(PipelineError):
     """A deployed model answers, but not as the source model does."""
+
+
+class JobError(PipelineError):
+    """A pipeline job failed or was cancelled; its text names the step and the reason."""
 
 
 class LocalError(PipelineError):

@@ -1,0 +1,65 @@
+"""Archive: the exported model in the form that a serving container loads.
+
+PyTorch: `model.mar`, which TorchServe and our server load. TensorFlow: the SavedModel folder itself,
+as Vertex AI wants it (saved_model.pb directly in the artifact folder).
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from components.digest import FILE_NAME as DIGEST_NAME
+from components.earthengine.contract import FILE_NAME, ModelContract
+from components.earthengine.errors import ModelError
+from components.golden import FILE_NAME as GOLDEN_NAME
+from components.whole import whole_folder
+
+ARCHIVE_NAME = "model.mar"  # the name that Vertex AI's prebuilt PyTorch images look for
+_CHUNK = 8 << 20
+
+
+def archive_model(exported: Path, destination: Path) -> ModelContract:
+    """Archive an exported model into a new folder, with model.yaml, golden.npz and source.sha256 beside it.
+
+    Raises:
+        ContractError: the exported model has no valid model.yaml.
+        ModelError: the exported model is not there.
+    """
+    contract = ModelContract.read(exported)
+    with whole_folder(destination):
+        try:
+            if contract.framework == "pytorch":
+                _write_mar(exported, destination / ARCHIVE_NAME)
+                for name in (FILE_NAME, GOLDEN_NAME, DIGEST_NAME):
+                    shutil.copyfile(exported / name, destination / name)
+            else:
+                shutil.copytree(exported, destination, dirs_exist_ok=True)
+        except FileNotFoundError as error:
+            raise ModelError(f"{error.filename} does not exist; export the model again") from error
+    return contract
+
+
+def _write_mar(exported: Path, path: Path) -> None:
+    """Write a `.mar`: the archiver's manifest and the files, stored.
+
+    torch-model-archiver itself first copies every file and then deflates it, which weights barely
+    gain from; here each byte is read and written once. The manifest is the archiver's own.
+    """
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging_utils import ModelExportUtils
+
+    config = ModelArchiverConfig(
+        model_name="model",
+        version="1.0",
+        handler="base_handler",
+        serialized_file="model.pt",
+        runtime="python",
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in ("model.pt", FILE_NAME):
+            entry = zipfile.ZipInfo.from_file(exported / name, name)
+            with (exported / name).open("rb") as source, archive.open(entry, "w") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+        archive.writestr("MAR-INF/MANIFEST.json", ModelExportUtils.generate_manifest_json(config))

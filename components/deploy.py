@@ -1,0 +1,140 @@
+"""Deploy: a registered model onto an endpoint, with its canary share of the traffic.
+
+Before anything is changed the endpoint's traffic is written down in Cloud Storage, so that release
+can restore it even where this step was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from google.api_core import exceptions
+
+from components import storage
+from components.earthengine.errors import VertexError
+from components.traffic import with_canary
+from components.vertex import Vertex, explained, wait
+
+# Vertex AI gives up a deployment after two hours at most (container requirements page).
+_SECONDS = 7200
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One run's deployment, as written down before it begins.
+
+    Attributes:
+        endpoint: resource name.
+        deployed_model: the id on the endpoint, chosen before the deployment.
+        traffic_before: the endpoint's split before the deployment.
+        created: False where the version was deployed already.
+    """
+
+    endpoint: str
+    deployed_model: str
+    traffic_before: dict[str, int]
+    created: bool
+
+
+def deploy_model(
+    vertex: Vertex,
+    endpoint: str,
+    model: str,
+    record: str,
+    *,
+    run: str,
+    machine_type: str,
+    min_replicas: int,
+    max_replicas: int,
+    canary_percent: int,
+) -> Deployment:
+    """Deploy a model version to an endpoint, or find it deployed.
+
+    Args:
+        vertex: where.
+        endpoint: resource name.
+        model: resource name with version, `.../models/M@V`.
+        record: gs:// address that the deployment is written down at.
+        run: what tells this run from others; the deployed model's id derives from it.
+        machine_type: of each replica, such as n1-standard-2.
+        min_replicas: at least 1.
+        max_replicas: quota is charged for these.
+        canary_percent: 1 to 100, the new model's share until it is verified; all on an empty endpoint.
+
+    Raises:
+        StorageError: the record cannot be written.
+        VertexError: Vertex AI refuses, or the model's server does not become ready; traffic is as before.
+    """
+    from google.cloud import aiplatform_v1
+
+    if not 1 <= canary_percent <= 100:
+        raise VertexError(f"canary_percent is {canary_percent}; allowed: 1 to 100")
+    with explained(f"look up endpoint {endpoint}"):
+        found = vertex.endpoints.get_endpoint(name=endpoint)
+    before = dict(found.traffic_split)
+    for deployed in found.deployed_models:
+        if f"{deployed.model.split('@')[0]}@{deployed.model_version_id}" == model:
+            deployment = Deployment(endpoint, deployed.id, before, created=False)
+            storage.write_text(record, json.dumps(asdict(deployment)))
+            if not before.get(deployed.id):
+                set_traffic(vertex, endpoint, with_canary(before, deployed.id, canary_percent))
+            return deployment
+    deployment = Deployment(endpoint, _id(run), before, created=True)
+    storage.write_text(record, json.dumps(asdict(deployment)))
+    newcomer = aiplatform_v1.DeployedModel(
+        id=deployment.deployed_model,
+        model=model,
+        display_name=model.rsplit("/", 1)[-1],
+        dedicated_resources=aiplatform_v1.DedicatedResources(
+            machine_spec=aiplatform_v1.MachineSpec(machine_type=machine_type),
+            min_replica_count=min_replicas,
+            max_replica_count=max_replicas,
+        ),
+    )
+    what = f"deploy {model} to {endpoint}"
+    with explained(what):
+        # "0" stands for the model being deployed (aiplatform_v1, DeployModelRequest).
+        operation = vertex.endpoints.deploy_model(
+            endpoint=endpoint, deployed_model=newcomer, traffic_split=with_canary(before, "0", canary_percent)
+        )
+    wait(operation, what, _SECONDS)
+    return deployment
+
+
+def record_address(staging: str, run: str) -> str:
+    """Where a run writes its deployment down, under the staging folder."""
+    return f"{staging.rstrip('/')}/runs/{run}.json"
+
+
+def read_record(record: str) -> Deployment | None:
+    """The deployment that a run wrote down; None if it came to none."""
+    text = storage.read_text(record)
+    return Deployment(**json.loads(text)) if text else None
+
+
+def undeploy(vertex: Vertex, endpoint: str, deployed_model: str, traffic: dict[str, int]) -> None:
+    """Take a model off an endpoint, leaving the others this traffic; one that is gone already is no fault."""
+    what = f"undeploy {deployed_model} from {endpoint}"
+    with explained(what):
+        try:
+            operation = vertex.endpoints.undeploy_model(
+                endpoint=endpoint, deployed_model_id=deployed_model, traffic_split=traffic
+            )
+        except exceptions.NotFound:
+            return
+    wait(operation, what, _SECONDS)
+
+
+def set_traffic(vertex: Vertex, endpoint: str, traffic: dict[str, int]) -> None:
+    """Split an endpoint's traffic over its deployed models."""
+    with explained(f"give {endpoint} the traffic {traffic}"):
+        vertex.endpoints.update_endpoint(
+            endpoint={"name": endpoint, "traffic_split": traffic}, update_mask={"paths": ["traffic_split"]}
+        )
+
+
+def _id(run: str) -> str:
+    """A deployed model's id, 1 to 10 digits (aiplatform_v1, DeployedModel.id), that follows from the run."""
+    return str(int(hashlib.sha256(run.encode()).hexdigest(), 16) % 10**10)

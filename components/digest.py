@@ -1,0 +1,30 @@
+"""The digest of a trained model: what tells whether its export would be the same again.
+
+Of the source, not of what is exported from it: TensorFlow writes other bytes at every save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+from components.earthengine.contract import ModelContract
+from components.golden import SAMPLE_NAME
+
+FILE_NAME = "source.sha256"
+
+
+def source_digest(directory: Path, contract: ModelContract) -> str:
+    """SHA-256 of the contract, of all files that export reads, and of this project's version, in hex."""
+    total = hashlib.sha256(f"{version('model-to-earth-engine')}\n{contract.dump()}".encode())
+    code = contract.model.code.split(":")[0] if contract.model.code else None
+    for name in filter(None, (contract.model.file, code, SAMPLE_NAME)):
+        root = directory / name
+        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+        for path in files:
+            if path.is_file():
+                total.update(path.relative_to(directory).as_posix().encode() + b"\0")
+                with path.open("rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()

@@ -1,0 +1,125 @@
+"""The Earth Engine call that reaches a deployed model, ready to paste, in Python and JavaScript.
+
+Argument names and order are those of `ee.Model.fromVertexAi` (earthengine-api, python/ee/model.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.earthengine.contract import ModelContract, Output
+
+
+@dataclass(frozen=True)
+class _Language:
+    comment: str
+    declare: str
+    end: str
+    opened: str
+    closed: str
+    argument: str
+    true: str
+    pixel_type: str
+
+    def let(self, name: str, expression: str) -> str:
+        return f"{self.declare}{name} = {expression}{self.end}"
+
+
+_PYTHON = _Language("# ", "", "", "(", ")", "{}={}", "True", '{{"type": ee.PixelType.{}(), "dimensions": {}}}')
+_JAVASCRIPT = _Language("// ", "var ", ";", "({", "})", "{}: {}", "true", "{{type: ee.PixelType.{}(), dimensions: {}}}")
+
+
+def python_call(contract: ModelContract, endpoint: str) -> str:
+    """Python that sends an image to the model behind an endpoint and shows the answer on geemap's map.
+
+    Args:
+        contract: the model's contract.
+        endpoint: the full resource name, `projects/P/locations/R/endpoints/E`.
+    """
+    lines = ["import ee", "", "ee.Initialize()", *_prediction(contract, endpoint, _PYTHON)]
+    lines += ["", "import geemap", "", "Map = geemap.Map()", "Map.centerObject(image.geometry(), 12)"]
+    for output in contract.outputs:
+        lines.append(f"Map.addLayer({output.name}, {_literal(_style(output))}, {_literal(output.name)})")
+        if legend := dict(zip(output.labels, output.colours, strict=False)):
+            lines.append(f"Map.add_legend(title={_literal(output.name)}, legend_dict={_literal(legend)})")
+    return "\n".join([*lines, "Map"]) + "\n"
+
+
+def javascript_call(contract: ModelContract, endpoint: str) -> str:
+    """The same as `python_call`, for the code editor of Earth Engine."""
+    lines = [*_prediction(contract, endpoint, _JAVASCRIPT), "Map.centerObject(image, 12);"]
+    for output in contract.outputs:
+        style, title = json.dumps(_style(output)), json.dumps(output.name)
+        lines.append(f"Map.addLayer({output.name}, {style}, {title});")
+        if legend := list(zip(output.labels, output.colours, strict=False)):
+            lines += [
+                f"Map.add(ui.Panel({json.dumps(legend, ensure_ascii=False)}.map(function(entry) {{",
+                "  return ui.Label(entry[0], {backgroundColor: entry[1], padding: '4px', margin: '0 0 2px'});",
+                "}), null, {position: 'bottom-left'}));",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> Iterator[str]:
+    """The part that both languages share: the image, the model, its answer, a layer for each output."""
+    bands = _literal([band.name for band in contract.bands])
+    yield f"{language.comment}Put your image here: it needs these bands, unscaled, as the contract counts on."
+    yield language.let("scene", 'ee.Image(ee.ImageCollection("COPERNICUS/S2_SR_HARMONIZED").first())')
+    yield language.let("image", f"scene.select({bands}).toFloat()")
+    if contract.properties:
+        values = ", ".join(
+            f"{_literal(p.name)}: {language.true if p.type == 'boolean' else 0}" for p in contract.properties
+        )
+        yield language.let("image", f"image.set({{{values}}})") + f"  {language.comment}your values"
+    yield language.declare + "model = ee.Model.fromVertexAi" + language.opened
+    for name, value in _arguments(contract, endpoint, language):
+        yield f"    {language.argument.format(name, value)},"
+    yield language.closed + language.end
+    yield language.let("predictions", "model.predictImage(image)")
+    for output in contract.outputs:
+        yield language.let(output.name, _layer(output))
+
+
+def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> Iterator[tuple[str, str]]:
+    outputs = ", ".join(
+        f"{_literal(o.name)}: {language.pixel_type.format(o.type, o.dimensions)}" for o in contract.outputs
+    )
+    yield "endpoint", _literal(endpoint)
+    if contract.properties:
+        yield "inputProperties", _literal([p.name for p in contract.properties])
+    if any(band.shape for band in contract.bands):
+        yield "inputShapes", _literal({band.name: list(band.shape) for band in contract.bands})
+    yield "proj", f"ee.Projection({_literal(contract.projection)}).atScale({contract.scale:g})"
+    yield "fixInputProj", language.true
+    yield "inputTileSize", _literal(contract.tile)
+    yield "inputOverlapSize", _literal(contract.overlap)
+    if contract.output_tile:
+        yield "outputTileSize", _literal(contract.output_tile)
+    yield "outputBands", f"{{{outputs}}}"
+    yield "payloadFormat", _literal(contract.payload_format)
+
+
+def _literal(value: object) -> str:
+    """Names, numbers, lists and dictionaries of them, written as both languages write them."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _layer(output: Output) -> str:
+    """The image to show: the class of a labelled vector, the first element of any other array."""
+    band = f"predictions.select({json.dumps(output.name)})"
+    match output.dimensions:
+        case 0:
+            return band
+        case 1:
+            return f"{band}.arrayArgmax().arrayGet([0])" if output.labels else f"{band}.arrayGet([0])"
+        case 2:
+            return f"{band}.arrayGet([0, 0])"
+
+
+def _style(output: Output) -> dict[str, object]:
+    """How to draw the layer: the contract's range, or the numbers of its labels, in its colours."""
+    smallest, largest = output.range or (0, max(len(output.labels) - 1, 1))
+    palette = {"palette": list(output.colours)} if output.colours else {}
+    return {"min": smallest, "max": largest, **palette}

@@ -1,0 +1,59 @@
+"""Endpoint: found by its id or display name, else made; never a second one for the same name."""
+
+from __future__ import annotations
+
+import re
+
+from google.api_core import exceptions
+
+from components.earthengine.errors import VertexError
+from components.vertex import Vertex, explained, wait
+
+_SECONDS = 1800
+# CreateEndpointRequest.endpoint_id: at most 10 digits, or a letter and then letters, digits, dashes.
+_ID = re.compile(r"[0-9]{1,10}|[a-z][a-z0-9-]{0,61}[a-z0-9]")
+
+
+def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
+    """The resource name of the endpoint with an id or display name, made where there is none.
+
+    A new one is a shared public endpoint: Earth Engine is given a resource name only, and no page
+    says that it can reach a dedicated one.
+
+    Args:
+        vertex: where.
+        name: an id, a display name, or a full resource name.
+
+    Raises:
+        VertexError: several endpoints have the display name, or the endpoint cannot be made.
+    """
+    if found := _find(vertex, name):
+        return found
+    if not _ID.fullmatch(name):
+        raise VertexError(
+            f"endpoint {name!r} does not exist and cannot be an endpoint's id; allowed for a new one: lower case "
+            "letters, digits and dashes, beginning with a letter"
+        )
+    with explained(f"create endpoint {name}"):
+        try:
+            operation = vertex.endpoints.create_endpoint(
+                parent=vertex.parent, endpoint={"display_name": name}, endpoint_id=name
+            )
+        except exceptions.AlreadyExists:  # made by someone else since we looked
+            return f"{vertex.parent}/endpoints/{name}"
+    return str(wait(operation, f"create endpoint {name}", _SECONDS).name)
+
+
+def _find(vertex: Vertex, name: str) -> str | None:
+    resource = name if name.startswith("projects/") else f"{vertex.parent}/endpoints/{name}"
+    with explained(f"look up endpoint {name}"):
+        if _ID.fullmatch(name) or name.startswith("projects/"):
+            try:
+                return str(vertex.endpoints.get_endpoint(name=resource).name)
+            except exceptions.NotFound:
+                pass
+        named = list(vertex.endpoints.list_endpoints({"parent": vertex.parent, "filter": f'display_name="{name}"'}))
+    if len(named) > 1:
+        ids = ", ".join(endpoint.name.rsplit("/", 1)[-1] for endpoint in named)
+        raise VertexError(f"{len(named)} endpoints are named {name!r} ({ids}); give the id of the one that is meant")
+    return str(named[0].name) if named else None

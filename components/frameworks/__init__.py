@@ -1,0 +1,42 @@
+"""What differs between PyTorch and TensorFlow: loading, running and exporting a model, a module each."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from components.earthengine.contract import ModelContract
+    from components.earthengine.payloads.codec import Outputs, Tiles
+
+
+class Framework(Protocol):
+    """What each framework's module offers."""
+
+    def load(self, directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:
+        """The trained model, ready to be called, in evaluation mode.
+
+        Raises:
+            ModelError: the file is missing, corrupt, of no known kind, or a pickle that was not allowed.
+        """
+
+    def answer(self, model: Any, given: NDArray[Any]) -> Any:
+        """What the model answers to an array in the layout and type that it wants: arrays."""
+
+    def export(self, model: Any, contract: ModelContract, destination: Path, example: Tiles) -> None:
+        """Write the model, wrapped to take raw tiles of any size, to a folder.
+
+        Raises:
+            ModelError: the model cannot be exported.
+        """
+
+    def run_exported(self, folder: Path, batches: list[Tiles]) -> list[Outputs]:
+        """What an exported model answers to batches of raw tiles `[N, C, H, W]`."""
+
+
+def of(contract: ModelContract) -> Framework:
+    """The framework that a contract names; importing it takes seconds, so only that one is imported."""
+    return cast("Framework", importlib.import_module(f"{__name__}.{contract.framework}"))

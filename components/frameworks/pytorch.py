@@ -1,0 +1,241 @@
+"""PyTorch models: TorchScript, a state dict with its code, or (on request) a pickled module.
+
+Exported as TorchScript whose `forward(tiles)` takes raw float32 tiles `[N, C, H, W]` and returns a
+dictionary from output names to tensors, channels last.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components.earthengine.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from components.earthengine.contract import ModelContract
+    from components.earthengine.payloads.codec import Outputs, Tiles
+
+# TorchScript although torch deprecates it: TorchServe and a server without Python code load nothing else.
+MODEL_FILE = "model.pt"
+_TYPES = {"float": torch.float32, "double": torch.float64}
+
+
+def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Module:
+    """See `Framework.load`."""
+    path = directory / contract.model.file
+    if not path.is_file():
+        raise ModelError(f"{path}, which model.yaml names as model.file, does not exist; put the trained model there")
+    try:
+        if contract.model.code and not _is_torchscript(path):
+            model = _from_state_dict(directory, contract.model.code, path)
+        elif _is_torchscript(path):
+            model = torch.jit.load(path, map_location="cpu")
+        elif allow_pickle:
+            model = torch.load(path, map_location="cpu", weights_only=False)
+        else:
+            raise ModelError(
+                f"{path} is neither TorchScript nor, with model.code given, a state dict; if it is a whole pickled "
+                "module, loading it runs any code inside it: save it with torch.jit.script(model).save(path), or, "
+                "where you trust its origin, allow it (--allow-pickle, allow_pickle=True)"
+            )
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path} cannot be loaded: {_first_line(error)}; save the model again") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{path} holds a {type(model).__name__}, not a module; for a state dict name the code that builds its "
+            "module as model.code, such as net.py:build"
+        )
+    for weight in model.parameters():
+        weight.requires_grad = False
+    # A frozen TorchScript is in evaluation mode for good and cannot be told again.
+    return model.eval() if hasattr(model, "training") else model
+
+
+def answer(model: nn.Module, given: NDArray[Any]) -> Any:
+    """See `Framework.answer`."""
+    with torch.inference_mode():
+        return _to_numpy(model(torch.from_numpy(given)))
+
+
+def export(model: nn.Module, contract: ModelContract, destination: Path, example: Tiles) -> None:
+    """See `Framework.export`; scripted, traced only where the model cannot be scripted."""
+    wrapped = _Wrapped(_adapted(model, contract, example), contract).eval()
+    destination.mkdir(parents=True, exist_ok=True)
+    torch.jit.script(wrapped).save(str(destination / MODEL_FILE))
+
+
+def run_exported(folder: Path, batches: list[Tiles]) -> list[Outputs]:
+    """See `Framework.run_exported`."""
+    model = torch.jit.load(folder / MODEL_FILE, map_location="cpu").eval()
+    return [answer(model, batch) for batch in batches]
+
+
+class _Wrapped(nn.Module):
+    """A model with the contract's normalisation, padding, cast, layout and cropping in its graph."""
+
+    factors: Tensor
+    offsets: Tensor
+
+    def __init__(self, model: nn.Module, contract: ModelContract) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("factors", torch.tensor(contract.factors).reshape(1, -1, 1, 1))
+        self.register_buffer("offsets", torch.tensor(contract.offsets).reshape(1, -1, 1, 1))
+        self.multiple = contract.model.multiple
+        # TorchScript keeps a list of tensors as an attribute, but not a list of types.
+        self.input_like = torch.empty(0, dtype=getattr(torch, contract.model.type))
+        self.channels_first = contract.layout == "channels_first"
+        self.crops = contract.output_tile is None
+        self.names = [output.name for output in contract.outputs]
+        self.ranks = [output.dimensions for output in contract.outputs]
+        self.outputs_like = [
+            torch.empty(0, dtype=_TYPES.get(output.type) or getattr(torch, output.type)) for output in contract.outputs
+        ]
+
+    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+        height, width = tiles.shape[2], tiles.shape[3]
+        given = tiles * self.factors + self.offsets
+        given = self.reflected(self.reflected(given, 2), 3).to(self.input_like.dtype)
+        if not self.channels_first:
+            given = given.permute(0, 2, 3, 1).contiguous()
+        answers: list[Tensor] = self.model(given)
+        outputs: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            output = self.finished(answers[i], self.ranks[i], height, width)
+            outputs[name] = output.to(self.outputs_like[i].dtype).contiguous()
+        return outputs
+
+    def reflected(self, tiles: Tensor, axis: int) -> Tensor:
+        """Reflect the end of an axis up to the multiple, more than once where the tile is small."""
+        size = tiles.shape[axis]
+        beyond = (-size) % self.multiple
+        if beyond == 0:
+            return tiles
+        period = max(2 * (size - 1), 1)
+        index = torch.arange(size + beyond, device=tiles.device) % period
+        return tiles.index_select(axis, torch.minimum(index, period - index) if size > 1 else index * 0)
+
+    def finished(self, answer: Tensor, rank: int, height: int, width: int) -> Tensor:
+        """One output as `[N, height, width, ...]`."""
+        if rank == 0 and (answer.dim() == 2 or answer.dim() == 4):
+            answer = answer.squeeze(1 if self.channels_first else -1)
+        if answer.dim() == rank + 1:
+            answer = answer.unsqueeze(1).unsqueeze(1)
+        elif rank > 0 and self.channels_first:
+            answer = answer.movedim([-2, -1], [1, 2])
+        if self.crops:
+            answer = answer[:, :height, :width]
+        return answer
+
+
+class _One(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, given: Tensor) -> list[Tensor]:
+        return [self.model(given)]
+
+
+class _Several(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, given: Tensor) -> list[Tensor]:
+        answers: list[Tensor] = []
+        for answer in self.model(given):
+            answers.append(answer)  # noqa: PERF402 -- TorchScript unrolls a tuple in this form only
+        return answers
+
+
+class _Named(nn.Module):
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, given: Tensor) -> list[Tensor]:
+        answer: dict[str, Tensor] = self.model(given)
+        if len(answer) == 1:
+            return list(answer.values())
+        return [answer[name] for name in self.names]
+
+
+def _adapted(model: nn.Module, contract: ModelContract, example: Tiles) -> nn.Module:
+    """The model as TorchScript that returns a list in the contract's order, whatever it returned."""
+    from components.source import prepare
+
+    given = torch.from_numpy(prepare(contract, example))
+    with torch.inference_mode():
+        answer = model(given)
+
+    def adapter(inner: nn.Module) -> nn.Module:
+        if isinstance(answer, dict):
+            return _Named(inner, [output.name for output in contract.outputs])
+        return _Several(inner) if isinstance(answer, (list, tuple)) else _One(inner)
+
+    try:
+        return torch.jit.script(adapter(model))
+    except Exception as error:
+        reason = _first_line(error)
+    try:
+        traced = torch.jit.trace(model, given, strict=False, check_trace=False)
+        return torch.jit.script(adapter(traced))
+    except Exception as error:
+        raise ModelError(
+            f"the model can be neither scripted ({reason}) nor traced ({_first_line(error)}); "
+            "make torch.jit.script(model) work and save its result as model.file"
+        ) from error
+
+
+def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
+    file, function = code.split(":")
+    source = directory / file
+    if not source.is_file():
+        raise ModelError(f"{source}, which model.yaml names in model.code, does not exist; put the model's code there")
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{source} is not Python code; name a .py file in model.code")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[source.stem] = module
+    spec.loader.exec_module(module)
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise ModelError(f"{source} has no function or class {function}, which model.code names; correct model.code")
+    model = build()
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is TorchScript: a zip with code in it, which pickles of torch.save lack."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _to_numpy(answer: Any) -> Any:
+    if isinstance(answer, Tensor):
+        return answer.numpy()
+    if isinstance(answer, dict):
+        return {name: tensor.numpy() for name, tensor in answer.items()}
+    if isinstance(answer, (list, tuple)):
+        return [np.asarray(tensor) for tensor in answer]
+    raise TypeError(f"the model returns a {type(answer).__name__}, not tensors")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,113 @@
+"""Golden tiles: inputs and the source model's own answers, carried with a model to where it serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.earthengine.contract import Band, ModelContract, Property
+from components.earthengine.errors import ModelError
+from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.tiles import Grid
+
+FILE_NAME = "golden.npz"
+SAMPLE_NAME = "sample.npz"
+
+# Made tiles: enough for several requests, few enough that a step stays fast.
+_MADE = 4
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Raw tiles `[N, C, H, W]`, the source model's answers, and the scene that they were cut from.
+
+    `scene` is (width, height) where the tiles are the contract's grid over a sample image, else None.
+    """
+
+    tiles: Tiles
+    outputs: Outputs
+    scene: tuple[int, int] | None
+
+    def save(self, folder: Path) -> None:
+        """Write to a folder as golden.npz."""
+        arrays: dict[str, NDArray[Any]] = {f"output.{name}": array for name, array in self.outputs.items()}
+        arrays |= {"tiles": self.tiles, "scene": np.array(self.scene or (0, 0))}
+        np.savez(folder / FILE_NAME, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> Golden:
+        """Read from a folder.
+
+        Raises:
+            ModelError: there are no golden tiles, or they cannot be read.
+        """
+        path = folder / FILE_NAME
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                scene = tuple(int(size) for size in file["scene"])
+                outputs = {name.removeprefix("output."): file[name] for name in file if name.startswith("output.")}
+                return cls(file["tiles"], outputs, (scene[0], scene[1]) if any(scene) else None)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
+
+
+def tiles_for(contract: ModelContract, directory: Path) -> tuple[Tiles, tuple[int, int] | None]:
+    """Raw tiles to try a model with, and the (width, height) of the scene that they cover.
+
+    Cut from `sample.npz` beside the model where there is one: an array `[height, width]` a scalar
+    band, `[height, width, ...]` an array-valued one, a number a property, under their names. Else
+    made from the contract: noise that spreads the normalised values over 0 to 1, and one tile of 0s.
+
+    Raises:
+        ModelError: sample.npz lacks a band, or its bands differ in size.
+    """
+    path = directory / SAMPLE_NAME
+    if not path.exists():
+        return _made(contract), None
+    image = _read(contract, path)
+    grid = Grid.over(contract, image.shape[2], image.shape[1])
+    return grid.cut(image), (grid.width, grid.height)
+
+
+def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
+    """The image `[C, height, width]` of a sample.npz."""
+    planes: list[NDArray[np.float32]] = []
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            size = file[contract.bands[0].name].shape[:2]
+            for band in contract.bands:
+                array = file[band.name].astype(np.float32)
+                if array.shape != (*size, *band.shape):
+                    raise ValueError(f"{band.name} has shape {list(array.shape)}, not {[*size, *band.shape]}")
+                planes.append(np.moveaxis(array.reshape(*size, -1), -1, 0))
+            planes += [np.full((1, *size), float(file[prop.name]), np.float32) for prop in contract.properties]
+    except KeyError as error:
+        names = ", ".join(part.name for part in contract.sent)
+        raise ModelError(f"{path} lacks {error}; it needs an array for each of {names}: add it or remove it") from error
+    except (OSError, ValueError, TypeError, BadZipFile) as error:
+        raise ModelError(f"{path} cannot be used as sample: {error}; write it again with numpy.savez") from error
+    return np.concatenate(planes)
+
+
+def _made(contract: ModelContract) -> Tiles:
+    width, height = contract.patch
+    noise = np.random.default_rng(0).random((_MADE, contract.channels, height, width), np.float32)
+    noise[-1] = 0
+    tiles = np.empty_like(noise)
+    channel = 0
+    for part in contract.sent:
+        channels = slice(channel, channel := channel + (part.channels if isinstance(part, Band) else 1))
+        values = (noise[:, channels] - part.offset) / (part.factor or 1)
+        values[-1] = 0
+        if isinstance(part, Property):
+            values = np.sign(values[..., :1, :1]) if part.type == "boolean" else values[..., :1, :1]
+        elif part.type not in {"float", "double"}:
+            limits = np.iinfo(part.type)
+            values = values.round().clip(limits.min, limits.max)
+        tiles[:, channels] = values
+    return tiles

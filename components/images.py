@@ -1,0 +1,108 @@
+"""The serving images that there are: ours, and Google's prebuilt ones while they last."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date
+
+from components.earthengine.contract import Framework, ModelContract, PayloadFormat
+from components.earthengine.errors import ImageError
+
+# "Prebuilt containers for inference", read on 21 Nov 2026; no successor is listed there.
+_PREBUILT_END = date(2027, 1, 14)
+_PREBUILT_NEWEST = {"tf2": [(2, 15), (2, 14)], "pytorch": [(2, 4), (2, 3), (2, 2)]}
+_PREBUILT = re.compile(r"(tf2|pytorch)-(?:cpu|gpu|tpu)\.(\d+)-(\d+)")
+# How long before its end an image is warned of.
+_NOTICE_DAYS = 90
+
+
+@dataclass(frozen=True)
+class ServingImage:
+    """What is known of the image at a URI.
+
+    Attributes:
+        uri: where it lies.
+        framework: what it serves.
+        formats: the payload formats in which it answers models that this project exports.
+        available_until: the day from which Vertex AI makes no endpoint on it, where one is known.
+        health_route: the path of its health checks; empty for Vertex AI's own.
+        predict_route: the path of its predictions; empty for Vertex AI's own.
+        grpc_port: where it speaks tensorflow.serving; None where it does not.
+    """
+
+    uri: str
+    framework: Framework
+    formats: tuple[PayloadFormat, ...]
+    available_until: date | None = None
+    health_route: str = ""
+    predict_route: str = ""
+    http_port: int = 8080
+    grpc_port: int | None = None
+
+
+def of(uri: str) -> ServingImage:
+    """What is known of a serving image.
+
+    Raises:
+        ImageError: it is not known, or has been withdrawn.
+    """
+    name = uri.rsplit("/", 1)[-1].split("@", maxsplit=1)[0].split(":", maxsplit=1)[0]
+    ours: dict[str, Framework] = {"serving-pytorch": "pytorch", "serving-tensorflow": "tensorflow"}
+    if name in ours:
+        return ServingImage(
+            uri,
+            ours[name],
+            ("SERIALIZED_TF_TENSORS", "ND_ARRAYS", "GRPC_TF_TENSORS"),
+            health_route="/health",
+            predict_route="/predict",
+            grpc_port=8500,
+        )
+    if (found := _PREBUILT.fullmatch(name)) is None:
+        raise ImageError(
+            f"serving image {uri} is not known; allowed: REPOSITORY/{' or REPOSITORY/'.join(ours)} with any tag, "
+            "or a prebuilt image of Vertex AI such as tf2-cpu.2-15"
+        )
+    family, version = found[1], (int(found[2]), int(found[3]))
+    if version < min(_PREBUILT_NEWEST[family]):
+        raise ImageError(
+            f"serving image {uri} has been withdrawn: Vertex AI makes no endpoint on it; use REPOSITORY/"
+            f"serving-{'pytorch' if family == 'pytorch' else 'tensorflow'}"
+        )
+    ends = _PREBUILT_END if version in _PREBUILT_NEWEST[family] else None
+    if family == "pytorch":  # TorchServe: its gRPC is its own
+        return ServingImage(uri, "pytorch", (), ends)
+    # TensorFlow Serving answers the exported signature with a tensor a band.
+    return ServingImage(uri, "tensorflow", ("GRPC_TF_TENSORS",), ends, grpc_port=8500)
+
+
+def check(contract: ModelContract, uri: str, today: date) -> list[str]:
+    """Check that an image can serve a model.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        ImageError: it cannot.
+    """
+    image = of(uri)
+    ours = f"REPOSITORY/serving-{contract.framework}"
+    if image.framework != contract.framework:
+        raise ImageError(f"serving image {uri} serves {image.framework}, the model is {contract.framework}; use {ours}")
+    if image.available_until and today >= image.available_until:
+        raise ImageError(
+            f"serving image {uri} ended on {image.available_until:%d %b %Y}: Vertex AI makes no endpoint on it; "
+            f"use {ours}"
+        )
+    if contract.payload_format not in image.formats:
+        raise ImageError(
+            f"serving image {uri} cannot answer {contract.payload_format}; with what is exported it answers "
+            f"{', '.join(image.formats) or 'no format of Earth Engine'}; change payload_format in model.yaml "
+            f"or use {ours}"
+        )
+    if image.available_until and (image.available_until - today).days <= _NOTICE_DAYS:
+        return [
+            f"serving image {uri} ends on {image.available_until:%d %b %Y}, in {(image.available_until - today).days} "
+            f"days: no endpoint can be made on it then, and existing ones may be deleted; use {ours}"
+        ]
+    return []

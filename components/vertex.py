@@ -1,0 +1,210 @@
+"""The one seam to Google Cloud: clients, emulator hosts, credentials, waiting, and what went wrong.
+
+`VERTEX_EMULATOR_HOST` (host:port) points every client here at a local Vertex AI, as
+`STORAGE_EMULATOR_HOST` does google-cloud-storage; nothing else in the project knows of either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from google.api_core import exceptions, retry
+from google.auth import default as default_credentials
+from google.auth.credentials import AnonymousCredentials, Credentials
+from google.auth.exceptions import GoogleAuthError
+
+from components.earthengine.errors import PayloadError, PipelineError, StorageError, VertexError
+
+if TYPE_CHECKING:
+    from google.auth.transport.requests import AuthorizedSession
+    from google.cloud import aiplatform_v1, storage
+
+EMULATOR = "VERTEX_EMULATOR_HOST"
+_SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
+# Vertex AI's own limit for a request to a shared endpoint is 60 s (endpoint types page).
+_REQUEST_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """Vertex AI in one project and region."""
+
+    project: str
+    location: str
+
+    @property
+    def parent(self) -> str:
+        """The resource name that models, endpoints and jobs lie under."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+    @property
+    def host(self) -> str:
+        """The API's address, with its scheme."""
+        emulator = os.environ.get(EMULATOR)
+        return f"http://{emulator}" if emulator else f"https://{self.location}-aiplatform.googleapis.com"
+
+    def uri(self, name: str) -> str:
+        """The address of a resource, which the console links."""
+        return f"{self.host}/v1/{name}"
+
+    @cached_property
+    def models(self) -> aiplatform_v1.ModelServiceClient:
+        """The registry."""
+        from google.cloud.aiplatform_v1.services.model_service import ModelServiceClient
+
+        return self._client(ModelServiceClient)
+
+    @cached_property
+    def endpoints(self) -> aiplatform_v1.EndpointServiceClient:
+        """Endpoints and what is deployed to them."""
+        from google.cloud.aiplatform_v1.services.endpoint_service import EndpointServiceClient
+
+        return self._client(EndpointServiceClient)
+
+    @cached_property
+    def predictions(self) -> aiplatform_v1.PredictionServiceClient:
+        """Predictions through gRPC."""
+        from google.cloud.aiplatform_v1.services.prediction_service import PredictionServiceClient
+
+        return self._client(PredictionServiceClient)
+
+    @cached_property
+    def session(self) -> AuthorizedSession:
+        """HTTP with credentials, for requests whose bytes matter."""
+        from google.auth.transport.requests import AuthorizedSession
+
+        return AuthorizedSession(credentials())
+
+    def predict(self, endpoint: str, body: bytes) -> tuple[bytes, str]:
+        """POST a body to an endpoint's `:predict`, as Earth Engine does.
+
+        Returns:
+            The answer's body, and the id of the deployed model that gave it.
+
+        Raises:
+            VertexError: the endpoint cannot be reached or does not answer with 200.
+        """
+        import orjson
+        import requests
+
+        url = f"{self.uri(endpoint)}:predict"
+        try:
+            answer = self.session.post(
+                url, data=body, headers={"Content-Type": "application/json"}, timeout=_REQUEST_SECONDS
+            )
+        except (requests.RequestException, GoogleAuthError) as error:
+            raise VertexError(f"{url} cannot be reached: {error}; see whether the endpoint still exists") from error
+        if answer.status_code != requests.codes.ok:
+            raise VertexError(f"{url} answers {answer.status_code} to a golden tile: {answer.text[:2000]}")
+        try:
+            return answer.content, str(orjson.loads(answer.content)["deployedModelId"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise PayloadError(f"{url} answers without a deployedModelId: {answer.text[:200]}") from error
+
+    def direct_raw_predict(self, endpoint: str, method: str, body: bytes) -> bytes:
+        """Send a serialized gRPC request to the model behind an endpoint, as Earth Engine does (INFERRED).
+
+        Raises:
+            VertexError: the endpoint refuses it.
+        """
+        with explained(f"send {method} to {endpoint}"):
+            answer = self.predictions.direct_raw_predict(
+                {"endpoint": endpoint, "method_name": method, "input": body}, timeout=_REQUEST_SECONDS
+            )
+        return bytes(answer.output)
+
+    def pipelines(self) -> Any:
+        """The SDK's `PipelineJob`, which a template is submitted with."""
+        from google.cloud import aiplatform
+
+        aiplatform.init(
+            project=self.project,
+            location=self.location,
+            credentials=credentials(),
+            api_endpoint=self.host,
+            api_transport="rest",
+        )
+        return aiplatform.PipelineJob
+
+    def _client(self, kind: Any) -> Any:
+        return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})
+
+
+def credentials() -> Credentials:
+    """The user's or the step's own; none for a local Vertex AI.
+
+    Raises:
+        VertexError: there are none.
+    """
+    if EMULATOR in os.environ:
+        return AnonymousCredentials()
+    try:
+        found: Credentials = default_credentials(scopes=_SCOPES)[0]
+    except GoogleAuthError as error:
+        raise VertexError(
+            f"no Google Cloud credentials: {error}; run `gcloud auth application-default login`"
+        ) from error
+    return found
+
+
+def storage_client(project: str | None = None) -> storage.Client:
+    """Cloud Storage, or its emulator where STORAGE_EMULATOR_HOST says so.
+
+    Raises:
+        StorageError: there are no credentials.
+    """
+    from google.cloud import storage
+
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        return storage.Client(project=project or "local", credentials=AnonymousCredentials())
+    try:
+        return storage.Client(project=project)
+    except (GoogleAuthError, OSError) as error:
+        raise StorageError(
+            f"no Google Cloud credentials: {error}; run `gcloud auth application-default login`"
+        ) from error
+
+
+def wait(operation: Any, what: str, seconds: float) -> Any:
+    """The result of a long-running operation, polled often at first and ever less so.
+
+    Raises:
+        VertexError: it failed, or did not end in time.
+    """
+    polling = retry.Retry(initial=0.1, multiplier=1.5, maximum=10, timeout=seconds)
+    with explained(what):
+        return operation.result(polling=polling)
+
+
+@contextmanager
+def explained(what: str, error_type: type[PipelineError] = VertexError) -> Iterator[None]:
+    """Turn what Google Cloud's clients raise in the block into one of our errors.
+
+    Args:
+        what: what the block does, as a verb phrase that names the resource.
+        error_type: the error to raise.
+    """
+    try:
+        yield
+    except exceptions.RetryError as error:
+        raise error_type(f"could not {what}: not done in time ({error}); see its state in the console") from error
+    except exceptions.GoogleAPICallError as error:
+        status = error.grpc_status_code.name if error.grpc_status_code else error.code
+        raise error_type(f"could not {what}: {status}: {error.message}{_way_out(error)}") from error
+    except (exceptions.GoogleAPIError, GoogleAuthError, OSError) as error:
+        raise error_type(f"could not {what}: {error}; see whether the service can be reached") from error
+
+
+def _way_out(error: exceptions.GoogleAPICallError) -> str:
+    match error:
+        case exceptions.PermissionDenied() | exceptions.Forbidden() | exceptions.Unauthorized():
+            return "; grant the account that runs this the role it lacks (README.md, 'To the cloud')"
+        case exceptions.ResourceExhausted() | exceptions.TooManyRequests():
+            return "; ask for more quota, or wait and run again"
+        case _:
+            return ""

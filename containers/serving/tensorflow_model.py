@@ -1,0 +1,43 @@
+"""A TensorFlow model: a SavedModel whose signature `tiles` takes a batch as the project has it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Read once, at the import; what matters is raised, and a machine without a GPU is no error (3 hides it).
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from components.earthengine.contract import ModelContract
+from components.earthengine.errors import ModelError
+from components.earthengine.payloads.codec import Outputs, Tiles
+
+SIGNATURE = "tiles"
+
+
+class TensorFlowModel:
+    """A SavedModel with `tiles(tiles=[N, C, H, W] float32)`, which returns channels-last outputs by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.contract = ModelContract.read(path)
+        cores = len(os.sched_getaffinity(0))
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        try:
+            # Kept whole: the signature's variables live only as long as what was loaded.
+            self._loaded = tf.saved_model.load(str(path))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+            raise ModelError(
+                f"{path}: TensorFlow {tf.__version__} cannot load it ({line}); export the model with this version"
+            ) from None
+        if SIGNATURE not in self._loaded.signatures:
+            there = ", ".join(self._loaded.signatures) or "none"
+            raise ModelError(f"{path} has the signatures {there}; the server needs {SIGNATURE}: export it again")
+        self._signature = self._loaded.signatures[SIGNATURE]
+
+    def predict(self, tiles: Tiles) -> Outputs:
+        """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
+        return {name: tensor.numpy() for name, tensor in self._signature(tiles=tf.constant(tiles)).items()}

@@ -1,0 +1,148 @@
+"""The command: ``python -m containers.vertex_local --port N --state DIR``."""
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from . import storage
+from .errors import StartError
+from .processes import Process
+from .store import Store
+
+_DEFAULT_PORT = 8901
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Open connections, such as a client's pool, are cut after this time at the end.
+_GRACE_S = 1
+
+
+def main() -> int:
+    """Runs the emulator until SIGTERM or SIGINT; 1 when it cannot start."""
+    arguments = _parser().parse_args()
+    try:
+        asyncio.run(_serve(arguments))
+    except StartError as error:
+        print(f"vertex_local: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:  # uvicorn has stopped in good order and raises the signal once more
+        pass
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m containers.vertex_local",
+        description="Vertex AI on one machine: model registry, endpoints, predictions and pipeline jobs over"
+        " the REST API of the real service, with a Cloud Storage beside it.",
+    )
+    parser.add_argument("--port", type=int, default=_DEFAULT_PORT, help="of the API (default: %(default)s)")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=Path(".vertex-local"),
+        metavar="DIR",
+        help="where models, endpoints, jobs, objects and logs are kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--storage-port",
+        type=int,
+        help="of Cloud Storage (default: the API's + 1); not used where STORAGE_EMULATOR_HOST is set",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; there is no authentication (default: %(default)s)",
+    )
+    return parser
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    directory: Path = arguments.state.resolve()
+    store = Store(directory)
+    try:
+        with _listen(arguments.host, arguments.port, "--port") as listener:
+            _configure_log(directory / "log" / "emulator.log")
+            storage_server = await _start_storage(arguments, directory)
+            os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
+            os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
+            try:
+                await _serve_api(arguments, store, directory, listener)
+            finally:
+                if storage_server:
+                    await storage_server.stop()
+    finally:
+        store.close()
+
+
+async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Process | None:
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        return None
+    port = arguments.storage_port or arguments.port + 1
+    _listen("127.0.0.1", port, "--storage-port").close()
+    process = await storage.start(directory / "storage", port, directory / "log" / "storage.log")
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+    return process
+
+
+async def _serve_api(arguments: argparse.Namespace, store: Store, directory: Path, listener: socket.socket) -> None:
+    # Only now: the messages of aiplatform_v1 take more than a second to import.
+    from .app import VertexLocal, application
+
+    service = VertexLocal(store, directory)
+    config = uvicorn.Config(
+        application(service, loopback_only=arguments.host in _LOOPBACK),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.005)
+    if server.started:
+        print(  # noqa: T201
+            f"Vertex AI answers at http://{arguments.host}:{arguments.port}, its state is in {directory}",
+            f"export VERTEX_EMULATOR_HOST={os.environ['VERTEX_EMULATOR_HOST']}",
+            f"export STORAGE_EMULATOR_HOST={os.environ['STORAGE_EMULATOR_HOST']}",
+            sep="\n",
+            flush=True,
+        )
+    await serving
+
+
+def _listen(host: str, port: int, option: str) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        StartError: the port is taken, or the address is none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as fault:
+        listener.close()
+        if isinstance(fault, OSError) and fault.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} is in use: stop what listens there, or give another {option}") from fault
+        raise StartError(f"cannot listen on {host}:{port}: {fault}") from fault
+    return listener
+
+
+def _configure_log(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

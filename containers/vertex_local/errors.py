@@ -1,0 +1,110 @@
+"""Errors of the service, each with its HTTP code and its canonical status.
+
+ServiceError
+  InvalidArgumentError     400  the request is wrong whatever the state of the service
+  FailedPreconditionError  400  the request is right, the resource is not in the state for it
+  NotFoundError            404  the resource named does not exist
+  AlreadyExistsError       409  the id asked for is taken
+  AbortedError             409  somebody else changed the resource first
+  ResourceExhaustedError   429
+  CancelledError           499
+  InternalError            500
+  UnimplementedError       501  the real service does this, this one does not
+  UnavailableError         503  the model server does not answer
+  DeadlineExceededError    504
+
+StartError            the program cannot start: one line for stderr
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import grpc
+
+
+class ServiceError(Exception):
+    """A request that the service refuses; the message names the resource and what can be done."""
+
+    http_code: ClassVar[int] = 500
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    @property
+    def rpc_code(self) -> int:
+        """The number of the status in google.rpc.Code."""
+        number: int = self.status.value[0]
+        return number
+
+    def body(self) -> Mapping[str, Any]:
+        """What Google's REST services answer in place of the resource."""
+        return {"error": {"code": self.http_code, "message": self.message, "status": self.status.name}}
+
+
+class InvalidArgumentError(ServiceError):
+    http_code = 400
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class FailedPreconditionError(ServiceError):
+    http_code = 400
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class NotFoundError(ServiceError):
+    http_code = 404
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class AlreadyExistsError(ServiceError):
+    http_code = 409
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
+class AbortedError(ServiceError):
+    http_code = 409
+    status = grpc.StatusCode.ABORTED
+
+
+class ResourceExhaustedError(ServiceError):
+    http_code = 429
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class CancelledError(ServiceError):
+    http_code = 499
+    status = grpc.StatusCode.CANCELLED
+
+
+class InternalError(ServiceError):
+    http_code = 500
+    status = grpc.StatusCode.INTERNAL
+
+
+class UnimplementedError(ServiceError):
+    http_code = 501
+    status = grpc.StatusCode.UNIMPLEMENTED
+
+
+class UnavailableError(ServiceError):
+    http_code = 503
+    status = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceededError(ServiceError):
+    http_code = 504
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+_BY_STATUS = {error.status: error for error in ServiceError.__subclasses__()}
+
+
+def from_grpc(code: grpc.StatusCode, message: str) -> ServiceError:
+    """The HTTP error for the status that a model's gRPC server answered."""
+    return _BY_STATUS.get(code, InternalError)(message)
+
+
+class StartError(Exception):
+    """The emulator cannot start; the text says why and what to do."""

@@ -1,0 +1,48 @@
+"""Runs a command that ends when its parent does: ``python guard.py COMMAND...``, with a pipe as stdin.
+
+The emulator holds the other end of the pipe and never writes. When the emulator is gone, however it went,
+the pipe closes and the guard kills its process group: the command and everything that the command has started.
+A pipe does what PR_SET_PDEATHSIG does, for grandchildren as well, and not on Linux only.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+
+def main(command: list[str]) -> int:
+    """Runs the command to its end; the exit status is the command's, 128 + N when signal N ended it."""
+    # SIGTERM goes to the whole group: it is for the command, whose exit status the guard waits for.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        _become(command)
+    threading.Thread(target=_kill_group_when_parent_is_gone, daemon=True).start()
+    _, status = os.waitpid(child, 0)
+    os.killpg(0, signal.SIGTERM)  # whatever the command has left behind; the guard itself ignores it
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _become(command: list[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as fault:
+        os.write(2, f"{command[0]}: {fault.strerror}\n".encode())
+        os._exit(127)
+
+
+def _kill_group_when_parent_is_gone() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,291 @@
+"""PipelineService: pipeline jobs, each in a worker process of its own."""
+
+import asyncio
+import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from . import listing, messages
+from .errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from .messages import PipelineState, TaskState
+from .operations import Operations
+from .processes import Process, last_lines, reason
+from .store import Collection, Store
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+_JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
+_ENDED = (
+    PipelineState.PIPELINE_STATE_SUCCEEDED,
+    PipelineState.PIPELINE_STATE_FAILED,
+    PipelineState.PIPELINE_STATE_CANCELLED,
+)
+_FAILED_PRECONDITION, _ABORTED, _CANCELLED = 9, 10, 1  # google.rpc.Code
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "BOOLEAN": (bool,),
+    "NUMBER_INTEGER": (int, float),
+    "NUMBER_DOUBLE": (int, float),
+    "LIST": (list,),
+    "STRUCT": (dict,),
+}
+
+
+class Jobs:
+    """Pipeline jobs: a few run at a time, the others queue."""
+
+    def __init__(self, store: Store, operations: Operations, directory: Path) -> None:
+        self._jobs = Collection(store, "PipelineJob", messages.PipelineJob)
+        self._operations = operations
+        self._directory = directory
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        for job in self._jobs.all():
+            if job.state not in _ENDED:
+                self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, "The emulator ended before the job.")
+
+    def create(self, parent: str, job_id: str, job: Any) -> Any:
+        """Takes a job in and starts it as soon as there is a place.
+
+        Raises:
+            InvalidArgumentError: no pipeline, or parameters that are not its own.
+            AlreadyExistsError: the id is taken.
+        """
+        arguments = _check(job)
+        name = f"{parent}/pipelineJobs/{job_id or f'job-{messages.new_id()}'}"
+        if not _JOB_ID.fullmatch(name.rpartition("/")[2]):
+            raise InvalidArgumentError(f"pipelineJobId {job_id!r} does not match {_JOB_ID.pattern}")
+        if name in self._jobs:
+            raise AlreadyExistsError(f"The PipelineJob {name!r} already exists.")
+        job.name = name
+        job.display_name = job.display_name or name.rpartition("/")[2]
+        job.state = PipelineState.PIPELINE_STATE_QUEUED
+        job.create_time.CopyFrom(messages.now())
+        self._save(job)
+        self._tasks[name] = task = asyncio.create_task(self._run(name, arguments))
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        return job
+
+    def get(self, name: str) -> Any:
+        return self._jobs.get(name)
+
+    def page(self, parent: str, query: Mapping[str, str]) -> Any:
+        found, token = listing.page(self._jobs.all(f"{parent}/pipelineJobs/"), query)
+        return messages.ListPipelineJobsResponse(pipeline_jobs=found, next_page_token=token)
+
+    def cancel(self, name: str) -> None:
+        """Ends a job with everything that it runs.
+
+        Raises:
+            FailedPreconditionError: it has ended.
+        """
+        job = self._jobs.get(name)
+        if job.state in _ENDED:
+            raise FailedPreconditionError(f"The PipelineJob {name!r} has ended: {_state_of(job)}")
+        job.state = PipelineState.PIPELINE_STATE_CANCELLING
+        self._save(job)
+        self._tasks[name].cancel()
+
+    def delete(self, name: str) -> Any:
+        """Forgets a job and its logs.
+
+        Raises:
+            FailedPreconditionError: it has not ended.
+        """
+        job = self._jobs.get(name)
+        if job.state not in _ENDED:
+            raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
+        self._jobs.delete(name)
+        shutil.rmtree(self._job_directory(name), ignore_errors=True)
+        return self._operations.finished(name, messages.DeleteOperationMetadata())
+
+    async def stop(self) -> None:
+        """Ends what runs; the next start marks it as failed."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, name: str, arguments: Mapping[str, Any]) -> None:
+        try:
+            async with self._places:
+                await self._run_worker(name, arguments)
+        except asyncio.CancelledError:
+            job = self._jobs.get(name)
+            if job.state == PipelineState.PIPELINE_STATE_CANCELLING:
+                text = "The PipelineJob was cancelled."
+                self._end(job, PipelineState.PIPELINE_STATE_CANCELLED, _CANCELLED, text)
+        except Exception as fault:
+            _log.exception("job %s", name)
+            text = f"The worker could not be run: {fault}"
+            self._end(self._jobs.get(name), PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
+
+    async def _run_worker(self, name: str, arguments: Mapping[str, Any]) -> None:
+        job = self._jobs.get(name)
+        job.state = PipelineState.PIPELINE_STATE_RUNNING
+        job.start_time.CopyFrom(messages.now())
+        self._save(job)
+        directory = self._prepare(job, arguments)
+        command = [sys.executable, "-m", "containers.vertex_local.worker", str(directory)]
+        # kfp leaves every step's program in a temporary directory.
+        temporary = {"TMPDIR": str(directory / "tmp")}
+        worker = await Process.start(command, directory / "worker.log", temporary, pipe_stdout=True)
+        try:
+            async for line in worker.stdout:
+                self._take(job, json.loads(line), directory)
+            status = await worker.wait()
+            if job.state not in _ENDED:
+                text = f"The job's worker ended with exit status {status}: {last_lines(worker.log)}"
+                self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
+        finally:
+            await worker.stop()
+            shutil.rmtree(directory / "tmp", ignore_errors=True)
+
+    def _prepare(self, job: Any, arguments: Mapping[str, Any]) -> Path:
+        directory = self._job_directory(job.name)
+        shutil.rmtree(directory, ignore_errors=True)  # of a job of this id that has been deleted
+        (directory / "tmp").mkdir(parents=True)
+        description = {
+            "pipelineSpec": json_format.MessageToDict(job.pipeline_spec),
+            "parameters": arguments,
+            "pipelineRoot": str(self._directory / "pipeline_root" / directory.name),
+        }
+        (directory / "job.json").write_text(json.dumps(description))
+        return directory.resolve()
+
+    def _take(self, job: Any, event: Mapping[str, Any], directory: Path) -> None:
+        """Writes what the worker says into the job."""
+        details = job.job_detail.task_details
+        match event["event"]:
+            case "plan":
+                for task in event["tasks"]:
+                    details.add(task_name=task, task_id=len(details) + 1, state=TaskState.PENDING)
+                    details[-1].create_time.FromJsonString(event["time"])
+            case "task":
+                _take_task(_detail_of(details, event), event, directory)
+            case "end":
+                self._finish(job, event)
+                return
+        self._save(job)
+
+    def _finish(self, job: Any, event: Mapping[str, Any]) -> None:
+        if event["state"] == "SUCCEEDED":
+            self._end(job, PipelineState.PIPELINE_STATE_SUCCEEDED)
+            return
+        failed = [task for task in job.job_detail.task_details if task.state == TaskState.FAILED]
+        names = ", ".join(task.task_name for task in failed)
+        causes = [f"{task.task_name}: {task.error.message}" for task in failed]
+        text = f"The DAG failed because some tasks failed. The failed tasks are: [{names}]. " if failed else ""
+        text += "; ".join(causes) + event["error"]
+        self._end(job, PipelineState.PIPELINE_STATE_FAILED, _FAILED_PRECONDITION, text)
+
+    def _end(self, job: Any, state: int, code: int = 0, message: str = "") -> None:
+        job.state = state
+        job.end_time.CopyFrom(messages.now())
+        if code:
+            job.error.code, job.error.message = code, message
+        for task in job.job_detail.task_details:
+            if task.state == TaskState.PENDING:
+                task.state = TaskState.NOT_TRIGGERED
+            elif task.state == TaskState.RUNNING:
+                cancelled = state == PipelineState.PIPELINE_STATE_CANCELLED
+                task.state = TaskState.CANCELLED if cancelled else TaskState.FAILED
+                task.end_time.CopyFrom(job.end_time)
+                task.error.CopyFrom(job.error)
+        self._save(job)
+
+    def _save(self, job: Any) -> None:
+        job.update_time.CopyFrom(messages.now())
+        self._jobs.put(job.name, job)
+
+    def _job_directory(self, name: str) -> Path:
+        return self._directory / "jobs" / name.rpartition("/")[2]
+
+
+def _detail_of(details: Any, event: Mapping[str, Any]) -> Any:
+    """The detail of a task's run: a planned one that has not begun, or another one in a loop."""
+    run = f"{event['task']}-{event['run']}"
+    for detail in details:
+        if detail.task_unique_name == run:
+            return detail
+    for detail in details:
+        if detail.task_name == event["task"] and detail.state == TaskState.PENDING:
+            break
+    else:
+        detail = details.add(task_name=event["task"], task_id=len(details) + 1)
+        detail.create_time.FromJsonString(event["time"])
+    detail.task_unique_name = run
+    return detail
+
+
+def _take_task(detail: Any, event: Mapping[str, Any], directory: Path) -> None:
+    detail.state = TaskState[event["state"]]
+    moment = detail.start_time if event["state"] == "RUNNING" else detail.end_time
+    moment.FromJsonString(event["time"])
+    for direction, lists in (("inputs", detail.inputs), ("outputs", detail.outputs)):
+        values = event.get(direction, {"artifacts": {}, "parameters": {}})
+        for name, artifacts in values["artifacts"].items():
+            for artifact in artifacts:
+                json_format.ParseDict(artifact, lists[name].artifacts.add())
+        # Vertex AI keeps parameters in the metadata of the task's execution, under these names.
+        parameters = {f"{direction[:-1]}:{name}": value for name, value in values["parameters"].items()}
+        detail.execution.metadata.update(parameters)
+    detail.execution.schema_title = "system.ContainerExecution"
+    detail.execution.display_name = detail.task_name
+    if event["state"] == "FAILED":
+        detail.error.code = _FAILED_PRECONDITION
+        detail.error.message = event["error"] or reason(directory / event["log"])
+
+
+def _check(job: Any) -> dict[str, Any]:
+    """The pipeline's arguments, checked.
+
+    Raises:
+        InvalidArgumentError: the pipeline or its parameters are not such as Vertex AI takes.
+    """
+    if job.template_uri and not job.pipeline_spec.fields:
+        raise InvalidArgumentError("pipelineSpec is required: this emulator fetches no templateUri")
+    spec = json_format.MessageToDict(job.pipeline_spec)
+    if not spec.get("root", {}).get("dag") or not spec.get("pipelineInfo", {}).get("name"):
+        raise InvalidArgumentError("pipelineSpec is no compiled pipeline: it has no root.dag or no pipelineInfo.name")
+    if not job.runtime_config.gcs_output_directory.startswith("gs://"):
+        raise InvalidArgumentError("runtimeConfig.gcsOutputDirectory is required, of the form gs://BUCKET/DIRECTORY")
+    declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    given = {name: json_format.MessageToDict(value) for name, value in job.runtime_config.parameter_values.items()}
+    for name, value in given.items():
+        if name not in declared:
+            raise InvalidArgumentError(
+                f"The pipeline {spec['pipelineInfo']['name']!r} has no parameter {name!r};"
+                f" it has {', '.join(sorted(declared)) or 'none'}"
+            )
+        _check_type(name, value, declared[name].get("parameterType", ""))
+    for name, parameter in declared.items():
+        if name not in given and "defaultValue" not in parameter and not parameter.get("isOptional"):
+            raise InvalidArgumentError(
+                f"The parameter {name!r} of the pipeline {spec['pipelineInfo']['name']!r} is required"
+                " in runtimeConfig.parameterValues"
+            )
+    return given
+
+
+def _check_type(name: str, value: Any, type_name: str) -> None:
+    fits = isinstance(value, _PYTHON_TYPES.get(type_name, (object,)))
+    if type_name.startswith("NUMBER"):
+        fits = fits and not isinstance(value, bool)
+    if type_name == "NUMBER_INTEGER":
+        fits = fits and float(value).is_integer()
+    if not fits:
+        raise InvalidArgumentError(f"The parameter {name!r} is of type {type_name}, which {value!r} is not")
+
+
+def _state_of(job: Any) -> str:
+    name: str = PipelineState(job.state).name
+    return name

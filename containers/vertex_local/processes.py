@@ -1,0 +1,102 @@
+"""Child processes of the emulator: each in a group of its own, none of which outlives it."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_GUARD = Path(__file__).with_name("guard.py")
+_GRACE_S = 3.0
+# A worker's event is one line; an artifact's metadata may be longer than the default limit, 64 KiB.
+_LINE_LIMIT = 16 * 1024 * 1024
+
+
+class Process:
+    """A command with everything that it starts."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self.log = log
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], log: Path, environment: Mapping[str, str], *, pipe_stdout: bool = False
+    ) -> "Process":
+        """Starts a command with stdout and stderr in ``log``, or with stdout as a pipe to read from."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_GUARD), *command),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE if pipe_stdout else output,
+                stderr=output,
+                env={**os.environ, **environment},
+                start_new_session=True,
+                limit=_LINE_LIMIT,
+            )
+        return cls(process, log)
+
+    @property
+    def stdout(self) -> asyncio.StreamReader:
+        assert self._process.stdout is not None, "started without pipe_stdout"  # noqa: S101
+        return self._process.stdout
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    async def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Asks the group to end, and kills what is left of it after ``grace_s`` seconds."""
+        if self.exit_status is None:
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_s)
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+def last_lines(log: Path, count: int = 12) -> str:
+    """The end of a log file, without blank lines."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 64 * 1024))
+            lines = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line for line in lines if line.strip()][-count:])
+
+
+_TRACEBACK = "Traceback (most recent call last):"
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::\s|$)")
+
+
+def reason(log: Path) -> str:
+    """Why a Python program ended, from its log: the exception of its last traceback, else its last lines."""
+    text = last_lines(log, 400)
+    _, found, trace = text.rpartition(_TRACEBACK)
+    if found:
+        lines = trace.splitlines()
+        for number, line in enumerate(lines):
+            if _EXCEPTION.match(line):
+                return "\n".join(lines[number : number + 12])
+    return "\n".join(text.splitlines()[-5:])
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

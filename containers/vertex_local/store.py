@@ -1,0 +1,95 @@
+"""What the emulator knows, kept over restarts: resources as JSON by kind and name, in SQLite."""
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import messages
+from .errors import NotFoundError, StartError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+  created INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
+  UNIQUE (kind, name))
+"""
+
+
+class Store:
+    """The state directory, held by one emulator at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the directory.
+
+        Raises:
+            StartError: another emulator holds it.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (directory / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            self._lock.close()
+            raise StartError(
+                f"another emulator is using the state directory {directory}: stop it, or give another --state"
+            ) from fault
+        self._database = sqlite3.connect(directory / "resources.sqlite", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(_SCHEMA)
+
+    def rows(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Name and JSON of every resource of a kind, oldest first."""
+        yield from self._database.execute("SELECT name, body FROM resources WHERE kind = ? ORDER BY created", (kind,))
+
+    def write(self, kind: str, name: str, body: str) -> None:
+        self._database.execute(
+            "INSERT INTO resources (kind, name, body) VALUES (?, ?, ?)"
+            " ON CONFLICT (kind, name) DO UPDATE SET body = excluded.body",
+            (kind, name, body),
+        )
+
+    def delete(self, kind: str, name: str) -> None:
+        self._database.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
+
+    def close(self) -> None:
+        self._database.close()
+        self._lock.close()
+
+
+class Collection:
+    """All resources of one kind, in memory and in the store; what it hands out are copies."""
+
+    def __init__(self, store: Store, kind: str, message_class: Any) -> None:
+        self._store = store
+        self._kind = kind
+        self._messages = {name: messages.parse(message_class, body.encode()) for name, body in store.rows(kind)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._messages
+
+    def get(self, name: str) -> Any:
+        """The resource of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        try:
+            return messages.copy_of(self._messages[name])
+        except KeyError:
+            raise NotFoundError(f"The {self._kind} {name!r} does not exist.") from None
+
+    def all(self, parent: str = "") -> list[Any]:
+        """The resources under ``parent``, newest first as the service lists them."""
+        return [
+            messages.copy_of(message) for name, message in reversed(self._messages.items()) if name.startswith(parent)
+        ]
+
+    def put(self, name: str, message: Any) -> None:
+        self._messages[name] = messages.copy_of(message)
+        self._store.write(self._kind, name, messages.render(message))
+
+    def delete(self, name: str) -> None:
+        del self._messages[name]
+        self._store.delete(self._kind, name)

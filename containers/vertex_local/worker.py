@@ -1,0 +1,216 @@
+"""Runs one pipeline job: ``python -m containers.vertex_local.worker JOB_DIR``.
+
+JOB_DIR holds ``job.json``; the worker writes a log for each task beside it, and on stdout one JSON object a
+line for each thing that happens (``plan``, ``task``, ``end``), which ``jobs.py`` reads. The steps are run by
+kfp.local, in subprocesses. Nothing here imports the rest of the emulator: a job would wait a second and a half for it.
+"""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+# Under this variable `import kfp` leaves out the client for Kubeflow clusters, half a second of imports; what
+# comes after is to be imported in full again.
+os.environ["_KFP_RUNTIME"] = "true"
+import kfp  # noqa: F401
+
+del os.environ["_KFP_RUNTIME"]
+from google.protobuf import json_format
+from kfp import dsl, local
+from kfp.local import pipeline_orchestrator, subprocess_task_handler
+from kfp.local.orchestrator import task_executor
+from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
+from kfp.local.status import Status
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+_NUMBERS: dict[str, type] = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float}
+
+
+def main(job_directory: Path) -> int:
+    """Runs the job to its end; the exit status is 0 when it could be run, whatever became of it."""
+    with _private_stdout() as events:
+        warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*", category=RuntimeWarning)
+        job = json.loads((job_directory / "job.json").read_text())
+        spec = pipeline_spec_pb2.PipelineSpec()
+        report = Report(events)
+        try:
+            json_format.ParseDict(job["pipelineSpec"], spec)
+            report.plan(list(_leaf_tasks(spec)))
+            _run(spec, job, job_directory, report)
+        except Exception as fault:
+            # kfp says what has failed in colours for a terminal; the failed tasks have told more by now.
+            report.end("FAILED", "" if report.failures else f"{type(fault).__name__}: {fault}")
+        else:
+            report.end("SUCCEEDED")
+    return 0
+
+
+class Report:
+    """Tells the emulator what happens, in lines of JSON."""
+
+    def __init__(self, events: IO[str]) -> None:
+        self._events = events
+        self._lock = threading.Lock()
+        self._started = 0
+        self.failures = 0
+
+    def plan(self, tasks: Sequence[str]) -> None:
+        self._write({"event": "plan", "tasks": tasks})
+
+    def start(self, task: str, inputs: Mapping[str, Any]) -> int:
+        """Announces a task; the number returned tells its runs apart, as a loop has several."""
+        with self._lock:
+            self._started += 1
+            run = self._started
+        self._write({"event": "task", "task": task, "run": run, "state": "RUNNING", "inputs": _values(inputs)})
+        return run
+
+    def succeed(self, task: str, run: int, outputs: Mapping[str, Any]) -> None:
+        self._write({"event": "task", "task": task, "run": run, "state": "SUCCEEDED", "outputs": _values(outputs)})
+
+    def fail(self, task: str, run: int, log: str, fault: str = "") -> None:
+        """Announces a failure: ``fault``, or what the task's own program has written to ``log``."""
+        self.failures += 1
+        self._write({"event": "task", "task": task, "run": run, "state": "FAILED", "error": fault, "log": log})
+
+    def end(self, state: str, fault: str = "") -> None:
+        self._write({"event": "end", "state": state, "error": fault})
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        moment = datetime.datetime.now(datetime.UTC).isoformat()
+        with self._lock:
+            self._events.write(json.dumps({**event, "time": moment}) + "\n")
+            self._events.flush()
+
+
+class TaskLogs:
+    """A log file for each run of a task, in place of kfp's copying of every line to its own stdout."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._current = threading.local()
+
+    def begin(self, task: str, run: int) -> None:
+        """The tasks that this thread runs from now on write here."""
+        path = self._directory / f"{task}.log"
+        self._current.path = self._directory / f"{task}-{run}.log" if path.exists() else path
+        self._current.path.touch()
+
+    def run_subprocess(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
+        """Stands in for kfp.local's function of the same signature."""
+        with self._current.path.open("ab") as log:
+            return subprocess.run(  # noqa: S603
+                full_command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(env_vars or {})},
+                check=False,
+            ).returncode
+
+    @property
+    def name(self) -> str:
+        name: str = self._current.path.name
+        return name
+
+
+def _run(spec: Any, job: Mapping[str, Any], job_directory: Path, report: Report) -> None:
+    workspace = job_directory / "workspace"  # kfp removes it
+    workspace.mkdir()
+    logs = TaskLogs(job_directory)
+    subprocess_task_handler.run_local_subprocess = logs.run_subprocess
+    task_executor.execute_single_task = _reporting(task_executor.execute_single_task, report, logs)
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        # Not the request's gcsOutputDirectory: nothing is mounted under /gcs on this machine, and steps read
+        # each other's outputs as files.
+        pipeline_root=job["pipelineRoot"],
+        workspace_root=str(workspace),
+        raise_on_error=True,
+    )
+    parameters = spec.root.input_definitions.parameters
+    arguments = {
+        name: _NUMBERS.get(_type_name(parameters[name]), lambda same: same)(value)
+        for name, value in job["parameters"].items()
+    }
+    pipeline_orchestrator.run_local_pipeline(spec, arguments)
+
+
+def _reporting(execute: Callable[..., Any], report: Report, logs: TaskLogs) -> Callable[..., Any]:
+    def execute_single_task(**call: Any) -> Any:
+        task = call["task_name"]
+        inputs = OrchestratorUtils.make_task_arguments(call["task_spec"].inputs, call["io_store"])
+        run = report.start(task, inputs)
+        logs.begin(task, run)
+        try:
+            outputs, status = execute(**call)
+        except Exception as fault:
+            report.fail(task, run, logs.name, f"{type(fault).__name__}: {fault}")
+            raise
+        if status == Status.SUCCESS:
+            report.succeed(task, run, outputs)
+        else:
+            report.fail(task, run, logs.name)
+        return outputs, status
+
+    return execute_single_task
+
+
+def _values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as they are, artifacts as aiplatform_v1.Artifact has them."""
+    parameters: dict[str, Any] = {}
+    artifacts: dict[str, list[Any]] = {}
+    for name, value in values.items():
+        items = value if isinstance(value, list) else [value]
+        if items and all(isinstance(item, dsl.Artifact) for item in items):
+            artifacts[name] = [_artifact(name, item) for item in items]
+        else:
+            parameters[name] = value
+    return {"parameters": parameters, "artifacts": artifacts}
+
+
+def _artifact(name: str, artifact: dsl.Artifact) -> dict[str, Any]:
+    return {
+        "displayName": name,
+        "uri": artifact.uri,
+        "schemaTitle": artifact.schema_title,
+        "schemaVersion": artifact.schema_version,
+        "metadata": artifact.metadata,
+    }
+
+
+def _leaf_tasks(spec: Any) -> Iterator[str]:
+    """The tasks that a program runs for, those of nested pipelines, branches and loops among them."""
+
+    def within(dag: Any) -> Iterator[str]:
+        for name, task in dag.tasks.items():
+            component = spec.components[task.component_ref.name]
+            if component.WhichOneof("implementation") == "dag":
+                yield from within(component.dag)
+            else:
+                yield name
+
+    yield from within(spec.root.dag)
+
+
+def _type_name(parameter: Any) -> str:
+    name: str = pipeline_spec_pb2.ParameterType.ParameterTypeEnum.Name(parameter.parameter_type)
+    return name
+
+
+def _private_stdout() -> IO[str]:
+    """Stdout for the events alone; whatever else writes there goes to stderr, the worker's log."""
+    events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return events
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,121 @@
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform, aiplatform_v1, storage
+
+PARENT = "projects/local/locations/us-central1"
+BUCKET = "models"
+ARTIFACTS = f"gs://{BUCKET}/ndvi"
+ECHO = "us-central1-docker.pkg.dev/local/images/serving-echo:1"
+
+
+class Emulator:
+    """A running emulator, and the official clients pointed at it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, state: Path) -> None:
+        self.process = process
+        self.port = port
+        self.state = state
+        self.url = f"http://127.0.0.1:{port}"
+        self.models = self._client(aiplatform_v1.ModelServiceClient)
+        self.endpoints = self._client(aiplatform_v1.EndpointServiceClient)
+        self.predictions = self._client(aiplatform_v1.PredictionServiceClient)
+        self.jobs = self._client(aiplatform_v1.PipelineServiceClient)
+        self.storage = storage.Client(
+            project="local",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": f"http://127.0.0.1:{port + 1}"},
+        )
+
+    def _client(self, client_class: Any) -> Any:
+        return client_class(
+            transport="rest", client_options={"api_endpoint": self.url}, credentials=AnonymousCredentials()
+        )
+
+    def upload(self, model_id: str = "", **fields: Any) -> Any:
+        """Uploads the echo model; gives the response of the operation."""
+        parent_model = fields.pop("parent_model", "")
+        container: dict[str, Any] = {"image_uri": ECHO, "grpc_ports": [{"container_port": 8500}]}
+        container |= fields.pop("container_spec", {})
+        model = {"display_name": "ndvi", "artifact_uri": ARTIFACTS, "container_spec": container, **fields}
+        request = {"parent": PARENT, "model": model, "model_id": model_id, "parent_model": parent_model}
+        return self.models.upload_model(request).result(timeout=20)
+
+    def endpoint(self, **fields: Any) -> str:
+        """Makes an endpoint and gives its name."""
+        endpoint = {"display_name": "ndvi", **fields}
+        name: str = self.endpoints.create_endpoint(parent=PARENT, endpoint=endpoint).result(timeout=20).name
+        return name
+
+    def deploy(self, endpoint: str, model: str, traffic: dict[str, int] | None = None, **fields: Any) -> Any:
+        """Deploys a model and gives the DeployedModel."""
+        resources = {"machine_spec": {"machine_type": "n1-standard-2"}, "min_replica_count": 1}
+        deployed = {"model": model, "dedicated_resources": resources, **fields}
+        operation = self.endpoints.deploy_model(
+            {"endpoint": endpoint, "deployed_model": deployed, "traffic_split": traffic or {}}
+        )
+        return operation.result(timeout=60).deployed_model
+
+
+def free_ports() -> int:
+    """A port that is free together with the next one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            second.bind(("127.0.0.1", port + 1))
+            return port
+
+
+def command(port: int, state: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.vertex_local.emulator", "--port", str(port), "--state", str(state)]
+
+
+def start(state: Path, port: int | None = None) -> Emulator:
+    port = port or free_ports()
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_EMULATOR_HOST")}
+    process = subprocess.Popen(command(port, state), stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout
+    assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+    assert process.stdout.readline() == f"export VERTEX_EMULATOR_HOST=127.0.0.1:{port}\n"
+    assert process.stdout.readline() == f"export STORAGE_EMULATOR_HOST=http://127.0.0.1:{port + 1}\n"
+    return Emulator(process, port, state)
+
+
+def stop(emulator: Emulator) -> None:
+    emulator.process.terminate()
+    assert emulator.process.wait(timeout=20) in (0, -15)
+    if emulator.process.stdout:
+        emulator.process.stdout.close()
+
+
+def store_artifacts(emulator: Emulator) -> None:
+    emulator.storage.create_bucket(BUCKET)
+    emulator.storage.bucket(BUCKET).blob("ndvi/model.mar").upload_from_string(b"weights")
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One emulator for all tests that leave it running, with the SDK pointed at it."""
+    running = start(tmp_path_factory.mktemp("state"))
+    store_artifacts(running)
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{running.port + 1}"
+    aiplatform.init(
+        project="local",
+        location="us-central1",
+        staging_bucket="gs://staging",
+        api_endpoint=running.url,
+        api_transport="rest",
+        credentials=AnonymousCredentials(),
+    )
+    yield running
+    del os.environ["STORAGE_EMULATOR_HOST"]
+    stop(running)

@@ -1,0 +1,70 @@
+"""A model server that gives back what it gets: ``echo_server.py HTTP_PORT GRPC_PORT``."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer(200 if self.path == os.environ["AIP_HEALTH_ROUTE"] else 404, b"{}")
+
+    def do_POST(self) -> None:  # noqa: N802
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != os.environ["AIP_PREDICT_ROUTE"]:
+            self._answer(404, b"no such route")
+        elif b"refuse" in body:
+            self._answer(400, b"band B4 is missing")
+        elif b"crash" in body:
+            self._answer(500, b"out of memory")
+        elif b"environment" in body:
+            aip = {name: value for name, value in os.environ.items() if name.startswith("AIP_")}
+            self._answer(200, json.dumps({"predictions": [aip]}).encode())
+        else:
+            self._answer(200, b'{"predictions": %b}\n' % json.dumps(json.loads(body)["instances"]).encode())
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+        pass
+
+    def _answer(self, code: int, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Backwards(grpc.GenericRpcHandler):
+    """Any unary method: the request's bytes in reverse, or a status for some."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        def reverse(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if request == b"refuse":
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no input for {handler_call_details.method}")
+            return request[::-1]
+
+        return grpc.unary_unary_rpc_method_handler(reverse)
+
+
+def main(http_port: int, grpc_port: int) -> None:
+    if "FAULT" in os.environ:
+        print("loading the model")
+        sys.exit(os.environ["FAULT"])
+    # A child of the server's own, as worker processes are, which has to end with it too.
+    subprocess.Popen(["sleep", "600"])
+    grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Backwards()])
+    grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    grpc_server.start()
+    ThreadingHTTPServer(("127.0.0.1", http_port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -182,8 +182,8 @@ def run(
             model_uri = f"gs://{local.BUCKET}/models/{contract.name}"
             storage.stage(model_dir, model_uri)
             vertex = Vertex(local.PROJECT, local.LOCATION)
-            job = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
-            _follow(job, contract, output / contract.name)
+            name = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
+            _follow(vertex, name, contract, output / contract.name)
     except PipelineError as error:
         error.add_note(f"the logs of every step: {state}/jobs")
         raise
@@ -222,10 +222,11 @@ def submit(
         raise ContractError(f"{model_uri} holds no {FILE_NAME}; write the model's contract there")
     contract = ModelContract.parse(text, f"{model_uri}/{FILE_NAME}")
     parameters = {"model_uri": model_uri, **_parameters(contract, parameter)}
-    job = _submit(Vertex(project, location), contract, parameters, repository, tag)
-    console.print(f"submitted {job.resource_name}")
+    vertex = Vertex(project, location)
+    name = _submit(vertex, contract, parameters, repository, tag)
+    console.print(f"submitted {name}")
     if output:
-        _follow(job, contract, output)
+        _follow(vertex, name, contract, output)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -234,7 +235,7 @@ def local(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "containers.vertex_local", *context.args])  # noqa: S606
 
 
-def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> Any:
+def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> str:
     """Compile the contract's template and submit it, once the platform can carry what it declares."""
     image = parameters.get("serving_image") or f"{repository}/serving-{contract.framework}:{tag}"
     for warning in check_platform(contract, image, date.today()):
@@ -245,11 +246,11 @@ def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any],
         return job.submit(vertex, template, parameters, f"{staging}/pipeline-root", contract.name)
 
 
-def _follow(submitted: Any, contract: ModelContract, output: Path) -> None:
+def _follow(vertex: Vertex, name: str, contract: ModelContract, output: Path) -> None:
     """Show each step as it ends, and then what came of it all."""
     steps: dict[str, job.Step] = {}
     with console.status("the pipeline runs"):
-        for step in job.follow(submitted):
+        for step in job.follow(vertex, name):
             steps[step.name] = step
             mark = "[green]✓[/]" if step.state == "SUCCEEDED" else f"[red]✗[/] {step.state.lower()}"
             console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")

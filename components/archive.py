@@ -28,16 +28,17 @@ def archive_model(exported: Path, destination: Path) -> ModelContract:
         ModelError: the exported model is not there.
     """
     contract = ModelContract.read(exported)
+    model = "model.pt" if contract.framework == "pytorch" else "saved_model.pb"
+    for name in (model, GOLDEN_NAME, DIGEST_NAME):
+        if not (exported / name).is_file():
+            raise ModelError(f"{exported / name} does not exist; export the model again")
     with whole_folder(destination):
-        try:
-            if contract.framework == "pytorch":
-                _write_mar(exported, destination / ARCHIVE_NAME)
-                for name in (FILE_NAME, GOLDEN_NAME, DIGEST_NAME):
-                    shutil.copyfile(exported / name, destination / name)
-            else:
-                shutil.copytree(exported, destination, dirs_exist_ok=True)
-        except FileNotFoundError as error:
-            raise ModelError(f"{error.filename} does not exist; export the model again") from error
+        if contract.framework == "pytorch":
+            _write_mar(exported, destination / ARCHIVE_NAME)
+            for name in (FILE_NAME, GOLDEN_NAME, DIGEST_NAME):
+                shutil.copyfile(exported / name, destination / name)
+        else:
+            shutil.copytree(exported, destination, dirs_exist_ok=True)
     return contract
 
 
@@ -59,7 +60,8 @@ def _write_mar(exported: Path, path: Path) -> None:
     )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in ("model.pt", FILE_NAME):
-            entry = zipfile.ZipInfo.from_file(exported / name, name)
+            # A file of before 1980, as object stores give them when mounted, has no date in a zip.
+            entry = zipfile.ZipInfo.from_file(exported / name, name, strict_timestamps=False)
             with (exported / name).open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
         archive.writestr("MAR-INF/MANIFEST.json", ModelExportUtils.generate_manifest_json(config))

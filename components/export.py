@@ -35,9 +35,9 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
         ContractError: model.yaml is missing, wrong, or contradicts the model.
         ModelError: the model cannot be loaded or exported.
     """
-    batches, answers, scene = _run_source(directory, destination, allow_pickle)
-    contract = ModelContract.read(directory)
     with whole_folder(destination):
+        batches, answers, scene = _run_source(directory, destination, allow_pickle)
+        contract = ModelContract.read(directory)
         again = frameworks.of(contract).run_exported(destination, batches)
         for expected, answered in zip(answers, again, strict=True):
             if fault := parity.compare(contract, expected, answered).fault:
@@ -63,12 +63,11 @@ def _run_source(
     contract = source.contract
     tiles, scene = golden.tiles_for(contract, directory)
     batches, answers = [tiles], [source.predict(tiles)]
-    odd = np.ascontiguousarray(tiles[:1, :, : -(-tiles.shape[2] // 2) + 1, : tiles.shape[3] - 1])
+    odd = np.ascontiguousarray(tiles[:1, :, : -(-tiles.shape[2] // 2) + 1, : max(tiles.shape[3] - 1, 1)])
     try:
         answers.append(source.predict(odd))
         batches.append(odd)
     except ContractError:
         log.warning("the model takes patches of %d x %d pixels only; Earth Engine must send these", *contract.patch)
-    with whole_folder(destination):
-        source.framework.export(source.model, contract, destination, tiles[:1])
+    source.framework.export(source.model, contract, destination, tiles[:1])
     return batches, answers, scene

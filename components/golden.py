@@ -52,7 +52,7 @@ class Golden:
                 scene = tuple(int(size) for size in file["scene"])
                 outputs = {name.removeprefix("output."): file[name] for name in file if name.startswith("output.")}
                 return cls(file["tiles"], outputs, (scene[0], scene[1]) if any(scene) else None)
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
 
 
@@ -79,6 +79,11 @@ def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
     planes: list[NDArray[np.float32]] = []
     try:
         with np.load(path, allow_pickle=False) as file:
+            if missing := [part.name for part in contract.sent if part.name not in file]:
+                raise ModelError(
+                    f"{path} lacks {', '.join(missing)}; it needs an array for each of "
+                    f"{', '.join(part.name for part in contract.sent)}: add what is missing, or remove the file"
+                )
             size = file[contract.bands[0].name].shape[:2]
             for band in contract.bands:
                 array = file[band.name].astype(np.float32)
@@ -86,10 +91,7 @@ def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
                     raise ValueError(f"{band.name} has shape {list(array.shape)}, not {[*size, *band.shape]}")
                 planes.append(np.moveaxis(array.reshape(*size, -1), -1, 0))
             planes += [np.full((1, *size), float(file[prop.name]), np.float32) for prop in contract.properties]
-    except KeyError as error:
-        names = ", ".join(part.name for part in contract.sent)
-        raise ModelError(f"{path} lacks {error}; it needs an array for each of {names}: add it or remove it") from error
-    except (OSError, ValueError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
         raise ModelError(f"{path} cannot be used as sample: {error}; write it again with numpy.savez") from error
     return np.concatenate(planes)
 
@@ -105,7 +107,7 @@ def _made(contract: ModelContract) -> Tiles:
         values = (noise[:, channels] - part.offset) / (part.factor or 1)
         values[-1] = 0
         if isinstance(part, Property):
-            values = np.sign(values[..., :1, :1]) if part.type == "boolean" else values[..., :1, :1]
+            values = values[..., :1, :1] > 0 if part.type == "boolean" else values[..., :1, :1]
         elif part.type not in {"float", "double"}:
             limits = np.iinfo(part.type)
             values = values.round().clip(limits.min, limits.max)

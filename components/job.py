@@ -1,4 +1,8 @@
-"""Pipeline jobs: submitted to Vertex AI and followed step by step."""
+"""Pipeline jobs: submitted to Vertex AI and followed step by step.
+
+Through the API's own client and not the SDK's PipelineJob.submit: that makes a bucket and grants
+roles on it where the one named does not exist, which here is an error.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from components.earthengine.errors import JobError
 from components.vertex import Vertex, explained
 
-# Between two looks at a job: often while steps come and go, seldom while one takes its time.
+# Between two looks at a job, in seconds: often while steps come and go, seldom while one takes its time.
 _SOONEST, _LATEST = 0.2, 10.0
 
 
@@ -21,39 +27,41 @@ class Step:
 
     Attributes:
         name: of the task in the DAG.
-        state: SUCCEEDED, FAILED, SKIPPED, CANCELLED.
+        state: SUCCEEDED, FAILED, NOT_TRIGGERED, SKIPPED or CANCELLED.
         seconds: from start to end.
-        error: why it failed.
         outputs: URI and metadata of each artifact by its name.
     """
 
     name: str
     state: str
     seconds: float
-    error: str
     outputs: dict[str, tuple[str, dict[str, Any]]]
 
 
-def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_root: str, name: str) -> Any:
-    """Submit a compiled template; returns the SDK's job.
+def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_root: str, name: str) -> str:
+    """Submit a compiled template; returns the job's resource name.
+
+    Args:
+        vertex: where to.
+        template: compiled YAML.
+        parameters: values of the pipeline's parameters.
+        pipeline_root: gs:// folder for the steps' outputs.
+        name: shown in the console.
 
     Raises:
         VertexError: Vertex AI refuses it.
     """
+    job = {
+        "display_name": name,
+        "pipeline_spec": yaml.safe_load(template.read_text(encoding="utf-8")),
+        "runtime_config": {"gcs_output_directory": pipeline_root, "parameter_values": parameters},
+    }
     with explained(f"submit {template.name}"):
-        job = vertex.pipelines()(
-            display_name=name,
-            template_path=str(template),
-            parameter_values=parameters,
-            pipeline_root=pipeline_root,
-            enable_caching=False,
-        )
-        job.submit()
-    return job
+        return str(vertex.pipelines.create_pipeline_job(parent=vertex.parent, pipeline_job=job).name)
 
 
-def follow(job: Any) -> Iterator[Step]:
-    """The steps of a job as they end.
+def follow(vertex: Vertex, name: str) -> Iterator[Step]:
+    """The steps of a job as they end, in the order in which they began.
 
     Raises:
         JobError: the job failed or was cancelled.
@@ -62,29 +70,33 @@ def follow(job: Any) -> Iterator[Step]:
     ended: set[str] = set()
     pause = _SOONEST
     while True:
-        with explained(f"look at {job.resource_name}"):
-            state = job.state.name.removeprefix("PIPELINE_STATE_")
-            tasks = job.gca_resource.job_detail.task_details
-        news = [step for step in map(_step, tasks) if step and step.name not in ended]
+        with explained(f"look at {name}"):
+            job = vertex.pipelines.get_pipeline_job(name=name)
+        news = [step for step in _ended(job) if step.name not in ended]
         for step in news:
             ended.add(step.name)
             yield step
+        state = job.state.name.removeprefix("PIPELINE_STATE_")
         if state == "SUCCEEDED":
             return
         if state in {"FAILED", "CANCELLED"}:
-            raise JobError(f"the pipeline job {state.lower()}: {job.gca_resource.error.message or job.resource_name}")
+            raise JobError(f"pipeline job {name} {state.lower()}: {job.error.message or 'see its steps in the console'}")
         pause = _SOONEST if news else min(pause * 1.2, _LATEST)
         time.sleep(pause)
 
 
-def _step(task: Any) -> Step | None:
-    state = task.state.name
-    if state in {"STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCEL_PENDING"}:
-        return None
+def _ended(job: Any) -> list[Step]:
+    """The steps of a job that have ended."""
+    unfinished = {"STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCEL_PENDING"}
+    tasks = [task for task in job.job_detail.task_details if task.state.name not in unfinished]
+    return [_step(task) for task in sorted(tasks, key=lambda task: (task.start_time or task.create_time, task.task_id))]
+
+
+def _step(task: Any) -> Step:
     seconds = (task.end_time - task.start_time).total_seconds() if task.start_time and task.end_time else 0.0
     outputs = {
         name: (artifact.uri, dict(artifact.metadata))
         for name, listed in task.outputs.items()
         for artifact in listed.artifacts
     }
-    return Step(task.task_name, state, seconds, task.error.message, outputs)
+    return Step(task.task_name, task.state.name, seconds, outputs)

@@ -33,7 +33,8 @@ def local_vertex(state: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "containers.vertex_local", "--state", str(state)]
     command += ["--port", str(port), "--storage-port", str(storage_port)]
     outside = {name: os.environ.pop(name, None) for name in (EMULATOR, "STORAGE_EMULATOR_HOST")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    environment = {**os.environ, "GOOGLE_CLOUD_PROJECT": PROJECT}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
     try:
         _wait_until_it_answers(process)
         os.environ[EMULATOR] = f"127.0.0.1:{port}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.earthengine.contract import ModelContract
 from components.earthengine.payloads.codec import Outputs
@@ -33,10 +34,8 @@ def compare(contract: ModelContract, expected: Outputs, answered: Outputs) -> Pa
         if wanted.shape != got.shape:
             faults.append(f"output {output.name} has shape {list(got.shape)}, expected {list(wanted.shape)}")
             continue
-        difference = np.abs(got.astype(np.float64) - wanted.astype(np.float64))
-        if not np.isfinite(difference).all():
-            difference = np.where(np.isnan(got) & np.isnan(wanted), 0, np.nan_to_num(difference, nan=np.inf))
-        allowed = contract.tolerance.absolute + contract.tolerance.relative * np.abs(wanted.astype(np.float64))
+        difference, size = _difference(wanted.astype(np.float64), got.astype(np.float64))
+        allowed = contract.tolerance.absolute + contract.tolerance.relative * size
         largest = max(largest, float(difference.max(initial=0.0)))
         if (beyond := np.argwhere(difference > allowed)).size:
             place = tuple(int(index) for index in beyond[0])
@@ -46,3 +45,11 @@ def compare(contract: ModelContract, expected: Outputs, answered: Outputs) -> Pa
                 f"{difference[place]:.3g} where {allowed[place]:.3g} is allowed"
             )
     return Parity(largest, "; ".join(faults) or None)
+
+
+def _difference(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """How far values lie apart, 0 for the same infinity or two NaN; and the size of what was wanted, 0 for these."""
+    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where(same, 0, np.abs(got - wanted))
+    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf), np.nan_to_num(np.abs(wanted), nan=0, posinf=0)

@@ -68,14 +68,14 @@ def true_colour(contract: ModelContract, image: NDArray[np.generic]) -> Picture:
 
 def draw(output: Output, image: NDArray[np.generic]) -> Picture:
     """An RGB picture of an output's map `[height, width, ...]`: classes by colour, numbers by a ramp."""
-    values = image.astype(np.float64)
+    values = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
     if output.labels:
         classes = values.argmax(-1) if output.dimensions else values
         palette = np.array([_rgb(colour) for colour in _colours(output)], np.uint8)
         picture: Picture = palette[classes.astype(int).clip(0, len(palette) - 1)]
         return picture
     values = values.reshape(*values.shape[:2], -1)[..., 0]
-    low, high = output.range or (float(np.nanmin(values)), float(np.nanmax(values)))
+    low, high = output.range or (float(values.min()), float(values.max()))
     ramp = np.array([_rgb(colour) for colour in output.colours or _RAMP], np.float64)
     position = ((values - low) / ((high - low) or 1)).clip(0, 1) * (len(ramp) - 1)
     stops = np.arange(len(ramp))

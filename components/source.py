@@ -146,7 +146,7 @@ def _finish_one(
 
 
 def _wrong_rank(contract: ModelContract, output: Output, shape: tuple[int, ...]) -> ContractError:
-    fits = {3: 0, 4: 1, 5: 2}.get(len(shape))
+    fits = {2: 1, 3: 0, 4: 1, 5: 2}.get(len(shape))
     mend = f"declare dimensions: {fits}" if fits is not None else "give it batch, height and width"
     return ContractError(
         f"output {output.name} of the model has shape {list(shape)} ({contract.layout}), which is not of "

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from google.api_core import exceptions, retry
+from google.api_core import exceptions
+from google.api_core.future import polling
 from google.auth import default as default_credentials
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
@@ -118,18 +119,12 @@ class Vertex:
             )
         return bytes(answer.output)
 
-    def pipelines(self) -> Any:
-        """The SDK's `PipelineJob`, which a template is submitted with."""
-        from google.cloud import aiplatform
+    @cached_property
+    def pipelines(self) -> aiplatform_v1.PipelineServiceClient:
+        """Pipeline jobs."""
+        from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
 
-        aiplatform.init(
-            project=self.project,
-            location=self.location,
-            credentials=credentials(),
-            api_endpoint=self.host,
-            api_transport="rest",
-        )
-        return aiplatform.PipelineJob
+        return self._client(PipelineServiceClient)
 
     def _client(self, kind: Any) -> Any:
         return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})
@@ -176,9 +171,9 @@ def wait(operation: Any, what: str, seconds: float) -> Any:
     Raises:
         VertexError: it failed, or did not end in time.
     """
-    polling = retry.Retry(initial=0.1, multiplier=1.5, maximum=10, timeout=seconds)
+    often_at_first = polling.DEFAULT_POLLING.with_delay(initial=0.1, multiplier=1.5, maximum=10)
     with explained(what):
-        return operation.result(polling=polling)
+        return operation.result(polling=often_at_first.with_timeout(seconds))
 
 
 @contextmanager
@@ -191,7 +186,7 @@ def explained(what: str, error_type: type[PipelineError] = VertexError) -> Itera
     """
     try:
         yield
-    except exceptions.RetryError as error:
+    except (exceptions.RetryError, TimeoutError) as error:
         raise error_type(f"could not {what}: not done in time ({error}); see its state in the console") from error
     except exceptions.GoogleAPICallError as error:
         status = error.grpc_status_code.name if error.grpc_status_code else error.code

@@ -36,6 +36,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Size = tuple[Pixels, Pixels]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -76,7 +77,7 @@ class Output(_Part):
     )
     labels: tuple[str, ...] = Field((), description="what each number (0) or each element (1) stands for")
     colours: tuple[Colour, ...] = Field((), description="one #rrggbb a label; without labels a ramp over range")
-    range: tuple[float, float] | None = Field(None, description="smallest and largest value, for the map")
+    range: tuple[Finite, Finite] | None = Field(None, description="smallest and largest value, for the map")
 
     @field_validator("name")
     @classmethod
@@ -248,7 +249,7 @@ class ModelContract(_Part):
             document = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ContractError(f"{where} is not YAML: {error}; mend the line it names") from error
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # what PyYAML's constructors raise: ValueError, KeyError, RecursionError, ...
             raise ContractError(f"{where} holds a value that YAML cannot give: {error}; mend it") from error
         if not isinstance(document, dict):
             raise ContractError(f"{where} holds {shown(document)}; it must hold keys such as name, bands and outputs")

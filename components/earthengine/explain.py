@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+# Bounded in depth and width: a few lines of YAML aliases stand for gigabytes when written out.
+_REPR = reprlib.Repr(maxlevel=3, maxstring=80, maxother=80, maxlong=80)
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
@@ -73,5 +77,5 @@ def _literals(annotation: Any) -> list[str]:
 
 def shown(value: object) -> str:
     """A value as an error shows it, cut to a line."""
-    text = repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

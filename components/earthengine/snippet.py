@@ -41,7 +41,7 @@ def python_call(contract: ModelContract, endpoint: str) -> str:
     lines = ["import ee", "", "ee.Initialize()", *_prediction(contract, endpoint, _PYTHON)]
     lines += ["", "import geemap", "", "Map = geemap.Map()", "Map.centerObject(image.geometry(), 12)"]
     for output in contract.outputs:
-        lines.append(f"Map.addLayer({output.name}, {_literal(_style(output))}, {_literal(output.name)})")
+        lines.append(f"Map.addLayer({_variable(output)}, {_literal(_style(output))}, {_literal(output.name)})")
         if legend := dict(zip(output.labels, output.colours, strict=False)):
             lines.append(f"Map.add_legend(title={_literal(output.name)}, legend_dict={_literal(legend)})")
     return "\n".join([*lines, "Map"]) + "\n"
@@ -52,7 +52,7 @@ def javascript_call(contract: ModelContract, endpoint: str) -> str:
     lines = [*_prediction(contract, endpoint, _JAVASCRIPT), "Map.centerObject(image, 12);"]
     for output in contract.outputs:
         style, title = json.dumps(_style(output)), json.dumps(output.name)
-        lines.append(f"Map.addLayer({output.name}, {style}, {title});")
+        lines.append(f"Map.addLayer({_variable(output)}, {style}, {title});")
         if legend := list(zip(output.labels, output.colours, strict=False)):
             lines += [
                 f"Map.add(ui.Panel({json.dumps(legend, ensure_ascii=False)}.map(function(entry) {{",
@@ -79,7 +79,7 @@ def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> 
     yield language.closed + language.end
     yield language.let("predictions", "model.predictImage(image)")
     for output in contract.outputs:
-        yield language.let(output.name, _layer(output))
+        yield language.let(_variable(output), _layer(output))
 
 
 def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> Iterator[tuple[str, str]]:
@@ -91,7 +91,7 @@ def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> I
         yield "inputProperties", _literal([p.name for p in contract.properties])
     if any(band.shape for band in contract.bands):
         yield "inputShapes", _literal({band.name: list(band.shape) for band in contract.bands})
-    yield "proj", f"ee.Projection({_literal(contract.projection)}).atScale({contract.scale:g})"
+    yield "proj", f"ee.Projection({_literal(contract.projection)}).atScale({_literal(contract.scale)})"
     yield "fixInputProj", language.true
     yield "inputTileSize", _literal(contract.tile)
     yield "inputOverlapSize", _literal(contract.overlap)
@@ -104,6 +104,11 @@ def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> I
 def _literal(value: object) -> str:
     """Names, numbers, lists and dictionaries of them, written as both languages write them."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def _variable(output: Output) -> str:
+    """The layer's variable; the output's own name may be a word of the language, or `image`."""
+    return f"{output.name}_layer"
 
 
 def _layer(output: Output) -> str:

@@ -4,25 +4,22 @@ Exported as TorchScript whose `forward(tiles)` takes raw float32 tiles `[N, C, H
 dictionary from output names to tensors, channels last.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: TorchScript reads the annotations themselves.
 
 import importlib.util
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from components.earthengine.contract import ModelContract
-    from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.payloads.codec import Outputs, Tiles
 
 # TorchScript although torch deprecates it: TorchServe and a server without Python code load nothing else.
 MODEL_FILE = "model.pt"

@@ -40,7 +40,8 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  
         if path.is_dir():
             return _of_saved_model(tf.saved_model.load(str(path)))
         if path.suffix in {".keras", ".h5"}:
-            return _of_any_size(keras.models.load_model(path, compile=False, safe_mode=True))
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+            return _of_any_size(model, channels_last=contract.layout == "channels_last")
     except ModelError:
         raise
     except Exception as error:
@@ -189,13 +190,12 @@ class _Signature(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         return self._signature(**{self._argument: given})
 
 
-def _of_any_size(model: Any) -> Any:
+def _of_any_size(model: Any, *, channels_last: bool) -> Any:
     """A Keras model that was built for one size, built again for any; as it is where a layer forbids that."""
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape.count(None) == 3:
         return model
-    # The axes of a fixed size that is not the channels', whichever layout the model has.
-    channels = 1 if keras.config.image_data_format() == "channels_first" else 3
+    channels = 3 if channels_last else 1
     anywhere = [size if axis == channels else None for axis, size in enumerate(shape)]
     try:
         again = keras.models.clone_model(model, input_tensors=keras.Input(anywhere[1:], dtype=model.inputs[0].dtype))

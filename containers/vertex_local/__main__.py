@@ -68,9 +68,9 @@ async def _serve(arguments: argparse.Namespace) -> None:
     try:
         with _listen(arguments.host, arguments.port, "--port") as listener:
             _configure_log(directory / "log" / "emulator.log")
-            storage_server = await _start_storage(arguments, directory)
-            os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
             os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
+            os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
+            storage_server = await _start_storage(arguments, directory)
             try:
                 await _serve_api(arguments, store, directory, listener)
             finally:
@@ -85,6 +85,8 @@ async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Proc
         return None
     port = arguments.storage_port or arguments.port + 1
     _listen("127.0.0.1", port, "--storage-port").close()
+    # A bucket to begin with, named as the project is.
+    (directory / "storage" / os.environ["GOOGLE_CLOUD_PROJECT"]).mkdir(parents=True, exist_ok=True)
     process = await storage.start(directory / "storage", port, directory / "log" / "storage.log")
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
     return process

@@ -154,7 +154,7 @@ class Jobs:
         shutil.rmtree(directory, ignore_errors=True)  # of a job of this id that has been deleted
         (directory / "tmp").mkdir(parents=True)
         description = {
-            "pipelineSpec": json_format.MessageToDict(job.pipeline_spec),
+            "pipelineSpec": _placed(json_format.MessageToDict(job.pipeline_spec), job.name),
             "parameters": arguments,
             "pipelineRoot": str(self._directory / "pipeline_root" / directory.name),
         }
@@ -289,3 +289,12 @@ def _check_type(name: str, value: Any, type_name: str) -> None:
 def _state_of(job: Any) -> str:
     name: str = PipelineState(job.state).name
     return name
+
+
+def _placed(spec: Any, job_name: str) -> Any:
+    """A pipeline's specification with the placeholders filled that Vertex AI knows and kfp.local does not."""
+    _, project, _, location, *_ = job_name.split("/")
+    text = json.dumps(spec)
+    for placeholder, value in (("project_id", project), ("location", location)):
+        text = text.replace(f"{{{{$.pipeline_google_cloud_{placeholder}}}}}", value)
+    return json.loads(text)

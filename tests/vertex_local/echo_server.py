@@ -14,10 +14,10 @@ import grpc
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer(200 if self.path == os.environ["AIP_HEALTH_ROUTE"] else 404, b"{}")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path != os.environ["AIP_PREDICT_ROUTE"]:
             self._answer(404, b"no such route")

@@ -35,16 +35,14 @@ def test_a_default_alias_moves_to_the_newest_version(emulator: Emulator) -> None
 def test_a_list_is_filtered_and_paged(emulator: Emulator) -> None:
     for number in range(3):
         emulator.upload(f"listed-{number}", display_name="listed", labels={"number": str(number)})
-    pages = emulator.models.list_models(
-        {"parent": PARENT, "filter": 'display_name="listed"', "page_size": 2}
-    ).pages
+    pages = emulator.models.list_models({"parent": PARENT, "filter": 'display_name="listed"', "page_size": 2}).pages
     assert [[model.name[-8:] for model in page.models] for page in pages] == [
         ["listed-2", "listed-1"],
         ["listed-0"],
     ]
     [model] = emulator.models.list_models({"parent": PARENT, "filter": "labels.number=1"})
     assert model.name.endswith("listed-1")
-    with pytest.raises(exceptions.InvalidArgument, match="display_name"):
+    with pytest.raises(exceptions.BadRequest, match="display_name"):
         emulator.models.list_models({"parent": PARENT, "filter": "create_time>3"})
 
 
@@ -62,7 +60,7 @@ def test_a_list_is_filtered_and_paged(emulator: Emulator) -> None:
 def test_an_upload_that_cannot_be_served_is_refused(
     emulator: Emulator, fields: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(exceptions.InvalidArgument, match=message):
+    with pytest.raises(exceptions.BadRequest, match=message):
         emulator.upload("refused", **fields)
     with pytest.raises(exceptions.NotFound, match="models/refused"):
         emulator.models.get_model(name=f"{PARENT}/models/refused")

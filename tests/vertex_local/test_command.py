@@ -1,0 +1,160 @@
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from google.cloud import aiplatform_v1
+from kfp import compiler, dsl
+
+from .conftest import PARENT, Emulator, command, free_ports, start, stop, store_artifacts
+
+
+@dsl.component(base_image="steps", install_kfp_package=False)
+def sleep() -> None:
+    import subprocess
+
+    subprocess.run(["sleep", "599"], check=True)
+
+
+@dsl.pipeline(name="sleeper")
+def sleeper() -> None:
+    sleep()
+
+
+def run(port: int, state: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_EMULATOR_HOST")}
+    return subprocess.run(
+        [*command(port, state), *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def descendants_of(pid: int) -> set[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found: set[int] = set()
+    generation = {pid}
+    while generation:
+        generation = {child for child, parent in parents.items() if parent in generation}
+        found |= generation
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    """Those that still run; zombies do not."""
+    states = {}
+    for pid in pids:
+        try:
+            states[pid] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+    return {pid for pid, state in states.items() if state != "Z"}
+
+
+def wait_until_dead(pids: set[int], timeout_s: float = 8) -> None:
+    deadline = time.monotonic() + timeout_s
+    while alive(pids):
+        assert time.monotonic() < deadline, f"{alive(pids)} live on"
+        time.sleep(0.05)
+
+
+def busy(emulator: Emulator, tmp_path: Path) -> tuple[str, set[int]]:
+    """Has a model served and a step running; gives the endpoint and all processes under the emulator."""
+    store_artifacts(emulator)
+    endpoint = emulator.endpoint()
+    emulator.deploy(endpoint, emulator.upload("kept").model, {"0": 100})
+    compiler.Compiler().compile(sleeper, str(tmp_path / "sleeper.yaml"))
+    job = {
+        "pipeline_spec": yaml.safe_load((tmp_path / "sleeper.yaml").read_text()),
+        "runtime_config": {"gcs_output_directory": "gs://staging/root"},
+    }
+    emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="sleeper")
+    deadline = time.monotonic() + 20
+    # storage, server and job each with a guard; the server's child; worker, shell, step, and the step's child
+    while len(pids := descendants_of(emulator.process.pid)) < 10:
+        assert time.monotonic() < deadline, "the step did not start"
+        time.sleep(0.05)
+    return endpoint, pids
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["port", "storage-port"])
+def test_a_taken_port_is_named(tmp_path: Path, taken: int) -> None:
+    port = free_ports()
+    with socket.create_server(("127.0.0.1", port + taken)):
+        ended = run(port, tmp_path / "state")
+    option = ("--port", "--storage-port")[taken]
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"vertex_local: port {port + taken} is in use: stop what listens there, or give another {option}\n"
+    )
+
+
+def test_a_second_emulator_on_the_same_state_is_refused(emulator: Emulator) -> None:
+    ended = run(free_ports(), emulator.state)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("vertex_local: another emulator is using the state directory")
+    assert str(emulator.state) in ended.stderr
+
+
+def test_a_foreign_host_name_is_refused(emulator: Emulator) -> None:
+    request = urllib.request.Request(emulator.url, headers={"Host": "rebound.example"})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)  # noqa: S310
+    with caught.value as error:
+        assert error.code == 400
+
+
+def test_a_killed_emulator_leaves_no_process_and_a_new_one_takes_over(tmp_path: Path) -> None:
+    first = start(tmp_path / "state")
+    try:
+        endpoint, pids = busy(first, tmp_path)
+    finally:
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+        assert first.process.stdout
+        first.process.stdout.close()
+    wait_until_dead(pids)
+
+    second = start(tmp_path / "state", first.port)
+    try:
+        assert [model.name for model in second.models.list_models(parent=PARENT)] == [f"{PARENT}/models/kept"]
+        assert second.storage.bucket("models").blob("ndvi/model.mar").download_as_bytes() == b"weights"
+        job = second.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/sleeper")
+        assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_FAILED
+        assert "emulator ended" in job.error.message
+        assert predict_when_ready(second, endpoint) == [5]
+        pids = descendants_of(second.process.pid)
+    finally:
+        stop(second)
+    wait_until_dead(pids, timeout_s=0)
+
+
+def predict_when_ready(emulator: Emulator, endpoint: str) -> list[int]:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return list(emulator.predictions.predict(endpoint=endpoint, instances=[5]).predictions)
+        except Exception as error:
+            if "is starting" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def test_sigterm_ends_everything_within_seconds(tmp_path: Path) -> None:
+    emulator = start(tmp_path / "state")
+    try:
+        _, pids = busy(emulator, tmp_path)
+    finally:
+        begin = time.monotonic()
+        stop(emulator)
+    assert time.monotonic() - begin < 8
+    wait_until_dead(pids, timeout_s=0)

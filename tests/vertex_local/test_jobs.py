@@ -1,0 +1,222 @@
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.api_core import exceptions
+from google.cloud import aiplatform, aiplatform_v1
+from kfp import compiler, dsl
+
+from .conftest import PARENT, Emulator
+
+State = aiplatform_v1.PipelineTaskDetail.State
+IMAGE = "us-central1-docker.pkg.dev/local/images/steps:1"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def write(count: int, table: dsl.Output[dsl.Dataset]) -> None:
+    from pathlib import Path
+
+    Path(table.path).write_text("x" * count)
+    table.metadata["rows"] = count
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def measure(table: dsl.Input[dsl.Dataset]) -> int:
+    import os
+    from pathlib import Path
+
+    print("emulator", os.environ["VERTEX_EMULATOR_HOST"], os.environ["GOOGLE_CLOUD_PROJECT"])
+    return len(Path(table.path).read_text())
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def refuse(size: int) -> None:
+    raise ValueError(f"a table of {size} rows is too small")
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def clean_up(outcome: dsl.PipelineTaskFinalStatus) -> None:
+    print("after", outcome.state)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sleep() -> None:
+    import time
+
+    time.sleep(600)
+
+
+@dsl.pipeline(name="good")
+def good(count: int) -> None:
+    measure(table=write(count=count).outputs["table"])
+
+
+@dsl.pipeline(name="bad")
+def bad(count: int = 3) -> None:
+    size = measure(table=write(count=count).outputs["table"]).output
+    refused = refuse(size=size)
+    write(count=count).set_display_name("never").after(refused)
+
+
+@dsl.pipeline(name="handled")
+def handled(count: int = 3) -> None:
+    with dsl.ExitHandler(clean_up()):
+        refuse(size=count)
+
+
+@dsl.pipeline(name="long")
+def long() -> None:
+    sleep()
+
+
+Compiled = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    directory = tmp_path_factory.mktemp("pipelines")
+    paths = {pipeline.name: str(directory / f"{pipeline.name}.yaml") for pipeline in (good, bad, handled, long)}
+    for pipeline in (good, bad, handled, long):
+        compiler.Compiler().compile(pipeline, paths[pipeline.name])
+    return paths
+
+
+def submit(path: str, job_id: str, **parameters: Any) -> aiplatform.PipelineJob:
+    job = aiplatform.PipelineJob(
+        display_name=job_id,
+        template_path=path,
+        job_id=job_id,
+        parameter_values=parameters,
+        pipeline_root="gs://staging/root",
+    )
+    job.submit()
+    return job
+
+
+@pytest.fixture(scope="module")
+def jobs(emulator: Emulator, compiled: Compiled) -> Iterator[dict[str, aiplatform.PipelineJob]]:
+    """One job of each pipeline, all running at the same time."""
+    yield {
+        "good": submit(compiled["good"], "good-1", count=7),
+        "bad": submit(compiled["bad"], "bad-1"),
+        "handled": submit(compiled["handled"], "handled-1"),
+    }
+
+
+def states(job: aiplatform.PipelineJob) -> dict[str, str]:
+    return {task.task_name: State(task.state).name for task in job.task_details}
+
+
+def log(emulator: Emulator, job_id: str, task: str) -> str:
+    return (emulator.state / "jobs" / job_id / f"{task}.log").read_text()
+
+
+def test_a_pipeline_passes_artifacts_from_step_to_step(
+    emulator: Emulator, jobs: dict[str, aiplatform.PipelineJob]
+) -> None:
+    job = jobs["good"]
+    job.wait()
+    assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_SUCCEEDED
+    first, second = job.task_details
+    [written] = first.outputs["table"].artifacts
+    [read] = second.inputs["table"].artifacts
+    assert (written.schema_title, dict(written.metadata)) == ("system.Dataset", {"rows": 7.0})
+    assert Path(written.uri).read_text() == "x" * 7
+    assert read.uri == written.uri
+    assert second.execution.metadata["output:Output"] == 7
+    assert first.start_time < first.end_time <= second.start_time < second.end_time <= job.gca_resource.end_time
+    assert f"emulator 127.0.0.1:{emulator.port} local" in log(emulator, "good-1", "measure")
+
+
+def test_a_failing_step_fails_the_job_and_says_why(jobs: dict[str, aiplatform.PipelineJob]) -> None:
+    job = jobs["bad"]
+    with pytest.raises(RuntimeError, match="a table of 3 rows is too small"):
+        job.wait()
+    assert states(job) == {
+        "write": "SUCCEEDED",
+        "measure": "SUCCEEDED",
+        "refuse": "FAILED",
+        "write-2": "NOT_TRIGGERED",
+    }
+    [failed] = [task for task in job.task_details if task.task_name == "refuse"]
+    assert failed.error.message == "ValueError: a table of 3 rows is too small"
+    assert job.gca_resource.error.message.endswith(f"[refuse]. refuse: {failed.error.message}")
+
+
+def test_an_exit_handler_runs_after_a_failure(emulator: Emulator, jobs: dict[str, aiplatform.PipelineJob]) -> None:
+    job = jobs["handled"]
+    with pytest.raises(RuntimeError, match=r"\[refuse\]"):
+        job.wait()
+    assert states(job) == {"refuse": "FAILED", "clean-up": "SUCCEEDED"}
+    assert "after FAILED" in log(emulator, "handled-1", "clean-up")
+
+
+def test_a_cancelled_job_ends_with_its_steps(emulator: Emulator, compiled: Compiled) -> None:
+    job = submit(compiled["long"], "long-1")
+    until(lambda: states(job) == {"sleep": "RUNNING"})
+    with pytest.raises(exceptions.BadRequest, match="cancel it first"):
+        emulator.jobs.delete_pipeline_job(name=job.resource_name)
+    job.cancel()
+    until(lambda: job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED)
+    assert states(job) == {"sleep": "CANCELLED"}
+    until(lambda: not processes_of(emulator.state / "jobs" / "long-1"))
+    job.delete()
+    with pytest.raises(exceptions.NotFound, match="long-1"):
+        emulator.jobs.get_pipeline_job(name=job.resource_name)
+    assert not (emulator.state / "jobs" / "long-1").exists()
+
+
+def until(condition: Any, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Commands that have the directory in their environment: a worker and its steps have it in TMPDIR."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_jobs_are_listed_newest_first_and_by_name(emulator: Emulator, jobs: dict[str, aiplatform.PipelineJob]) -> None:
+    ids = [job.name.rpartition("/")[2] for job in emulator.jobs.list_pipeline_jobs(parent=PARENT)]
+    assert ids == ["handled-1", "bad-1", "good-1"]
+    [job] = emulator.jobs.list_pipeline_jobs({"parent": PARENT, "filter": 'display_name="bad-1"'})
+    assert job.name.endswith("bad-1")
+
+
+def test_a_job_id_is_taken_once(compiled: Compiled, jobs: dict[str, aiplatform.PipelineJob]) -> None:
+    with pytest.raises(exceptions.Conflict, match="good-1"):
+        submit(compiled["good"], "good-1", count=1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"count": 3, "colour": "red"}, "no parameter 'colour'"),
+        ({}, "'count' .* is required"),
+        ({"count": "three"}, "NUMBER_INTEGER"),
+        ({"count": 2.5}, "NUMBER_INTEGER"),
+    ],
+)
+def test_wrong_parameters_are_refused(
+    emulator: Emulator, compiled: Compiled, parameters: dict[str, Any], message: str
+) -> None:
+    job = {
+        "pipeline_spec": yaml.safe_load(Path(compiled["good"]).read_text()),
+        "runtime_config": {"gcs_output_directory": "gs://staging/root", "parameter_values": parameters},
+    }
+    with pytest.raises(exceptions.BadRequest, match=message):
+        emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="refused")
+    with pytest.raises(exceptions.NotFound, match="refused"):
+        emulator.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/refused")

@@ -176,6 +176,7 @@ def run(
 
     contract = ModelContract.read(model_dir)
     parameters = _parameters(contract, parameter) | ({"allow_pickle": True} if allow_pickle else {})
+    _check_platform(contract, parameters, local.REPOSITORY, local.TAG)
     state = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     try:
         with local.local_vertex(state):
@@ -222,6 +223,7 @@ def submit(
         raise ContractError(f"{model_uri} holds no {FILE_NAME}; write the model's contract there")
     contract = ModelContract.parse(text, f"{model_uri}/{FILE_NAME}")
     parameters = {"model_uri": model_uri, **_parameters(contract, parameter)}
+    _check_platform(contract, parameters, repository, tag)
     vertex = Vertex(project, location)
     name = _submit(vertex, contract, parameters, repository, tag)
     console.print(f"submitted {name}")
@@ -235,11 +237,15 @@ def local(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "containers.vertex_local", *context.args])  # noqa: S606
 
 
-def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> str:
-    """Compile the contract's template and submit it, once the platform can carry what it declares."""
+def _check_platform(contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> None:
+    """Stop where the platform cannot carry what the contract declares, before anything is made."""
     image = parameters.get("serving_image") or f"{repository}/serving-{contract.framework}:{tag}"
     for warning in check_platform(contract, image, date.today()):
         errors.print(f"[yellow]warning[/] {escape(warning)}")
+
+
+def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> str:
+    """Compile the contract's template and submit it; returns the job's resource name."""
     staging = storage.staging_folder(parameters.get("staging", ""), parameters["model_uri"])
     with tempfile.TemporaryDirectory() as folder, console.status("submitting"):
         template = compile_template(contract.framework, repository, tag, Path(folder) / "deploy.yaml")
@@ -249,9 +255,12 @@ def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any],
 def _follow(vertex: Vertex, name: str, contract: ModelContract, output: Path) -> None:
     """Show each step as it ends, and then what came of it all."""
     steps: dict[str, job.Step] = {}
-    with console.status("the pipeline runs"):
+    with console.status("the pipeline begins") as status:
         for step in job.follow(vertex, name):
             steps[step.name] = step
+            if step.state == "RUNNING":
+                status.update(step.name)
+                continue
             mark = "[green]✓[/]" if step.state == "SUCCEEDED" else f"[red]✗[/] {step.state.lower()}"
             console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")
     endpoint = steps["create-endpoint"].outputs["found"][1]["resourceName"]

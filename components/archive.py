@@ -14,10 +14,11 @@ from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.golden import FILE_NAME as GOLDEN_NAME
+from components.stored_zip import add_stored
 from components.whole import whole_folder
 
 ARCHIVE_NAME = "model.mar"  # the name that Vertex AI's prebuilt PyTorch images look for
-_CHUNK = 8 << 20
+MODEL_FILE = "model.pt"  # the exported TorchScript
 
 
 def archive_model(exported: Path, destination: Path) -> ModelContract:
@@ -43,25 +44,17 @@ def archive_model(exported: Path, destination: Path) -> ModelContract:
 
 
 def _write_mar(exported: Path, path: Path) -> None:
-    """Write a `.mar`: the archiver's manifest and the files, stored.
+    """Write a `.mar` with the archiver's own manifest, every file stored.
 
-    torch-model-archiver itself first copies every file and then deflates it, which weights barely
-    gain from; here each byte is read and written once. The manifest is the archiver's own.
+    torch-model-archiver first copies each file and then deflates it, which weights barely gain from.
     """
     from model_archiver.model_archiver_config import ModelArchiverConfig
     from model_archiver.model_packaging_utils import ModelExportUtils
 
     config = ModelArchiverConfig(
-        model_name="model",
-        version="1.0",
-        handler="base_handler",
-        serialized_file="model.pt",
-        runtime="python",
+        model_name="model", version="1.0", handler="base_handler", serialized_file=MODEL_FILE, runtime="python"
     )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name in ("model.pt", FILE_NAME):
-            # A file of before 1980, as object stores give them when mounted, has no date in a zip.
-            entry = zipfile.ZipInfo.from_file(exported / name, name, strict_timestamps=False)
-            with (exported / name).open("rb") as source, archive.open(entry, "w") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
         archive.writestr("MAR-INF/MANIFEST.json", ModelExportUtils.generate_manifest_json(config))
+        archive.writestr(FILE_NAME, (exported / FILE_NAME).read_text(encoding="utf-8"))
+        add_stored(archive, exported / MODEL_FILE, MODEL_FILE)

@@ -67,7 +67,7 @@ def deploy_model(
         StorageError: the record cannot be written.
         VertexError: Vertex AI refuses, or the model's server does not become ready; traffic is as before.
     """
-    from google.cloud import aiplatform_v1
+    from google.cloud.aiplatform_v1 import types
 
     if not 1 <= canary_percent <= 100:
         raise VertexError(f"canary_percent is {canary_percent}; allowed: 1 to 100")
@@ -83,12 +83,12 @@ def deploy_model(
             return deployment
     deployment = Deployment(endpoint, _id(run), before, created=True)
     storage.write_text(record, json.dumps(asdict(deployment)))
-    newcomer = aiplatform_v1.DeployedModel(
+    newcomer = types.DeployedModel(
         id=deployment.deployed_model,
         model=model,
         display_name=model.rsplit("/", 1)[-1],
-        dedicated_resources=aiplatform_v1.DedicatedResources(
-            machine_spec=aiplatform_v1.MachineSpec(machine_type=machine_type),
+        dedicated_resources=types.DedicatedResources(
+            machine_spec=types.MachineSpec(machine_type=machine_type),
             min_replica_count=min_replicas,
             max_replica_count=max_replicas,
         ),

@@ -48,7 +48,7 @@ class Golden:
         """
         path = folder / FILE_NAME
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 scene = tuple(int(size) for size in file["scene"])
                 outputs = {name.removeprefix("output."): file[name] for name in file if name.startswith("output.")}
                 return cls(file["tiles"], outputs, (scene[0], scene[1]) if any(scene) else None)
@@ -78,7 +78,7 @@ def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
     """The image `[C, height, width]` of a sample.npz."""
     planes: list[NDArray[np.float32]] = []
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if missing := [part.name for part in contract.sent if part.name not in file]:
                 raise ModelError(
                     f"{path} lacks {', '.join(missing)}; it needs an array for each of "
@@ -107,7 +107,7 @@ def _made(contract: ModelContract) -> Tiles:
         values = (noise[:, channels] - part.offset) / (part.factor or 1)
         values[-1] = 0
         if isinstance(part, Property):
-            values = values[..., :1, :1] > 0 if part.type == "boolean" else values[..., :1, :1]
+            values = np.heaviside(values, 0)[..., :1, :1] if part.type == "boolean" else values[..., :1, :1]
         elif part.type not in {"float", "double"}:
             limits = np.iinfo(part.type)
             values = values.round().clip(limits.min, limits.max)

@@ -23,12 +23,12 @@ _SOONEST, _LATEST = 0.2, 10.0
 
 @dataclass(frozen=True)
 class Step:
-    """A step that has ended.
+    """A step that runs or has ended.
 
     Attributes:
         name: of the task in the DAG.
-        state: SUCCEEDED, FAILED, NOT_TRIGGERED, SKIPPED or CANCELLED.
-        seconds: from start to end.
+        state: RUNNING, SUCCEEDED, FAILED, NOT_TRIGGERED, SKIPPED or CANCELLED.
+        seconds: from start to end, 0 while it runs.
         outputs: URI and metadata of each artifact by its name.
     """
 
@@ -61,21 +61,20 @@ def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_
 
 
 def follow(vertex: Vertex, name: str) -> Iterator[Step]:
-    """The steps of a job as they end, in the order in which they began.
+    """The steps of a job, each when it is seen to run and when it has ended.
 
     Raises:
         JobError: the job failed or was cancelled.
         VertexError: Vertex AI does not answer.
     """
-    ended: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     pause = _SOONEST
     while True:
         with explained(f"look at {name}"):
             job = vertex.pipelines.get_pipeline_job(name=name)
-        news = [step for step in _ended(job) if step.name not in ended]
-        for step in news:
-            ended.add(step.name)
-            yield step
+        news = [step for step in _begun(job) if (step.name, step.state) not in seen]
+        seen.update((step.name, step.state) for step in news)
+        yield from news
         state = job.state.name.removeprefix("PIPELINE_STATE_")
         if state == "SUCCEEDED":
             return
@@ -85,10 +84,10 @@ def follow(vertex: Vertex, name: str) -> Iterator[Step]:
         time.sleep(pause)
 
 
-def _ended(job: Any) -> list[Step]:
-    """The steps of a job that have ended."""
-    unfinished = {"STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCEL_PENDING"}
-    tasks = [task for task in job.job_detail.task_details if task.state.name not in unfinished]
+def _begun(job: Any) -> list[Step]:
+    """The steps of a job that run or have ended, the first to begin first."""
+    waiting = {"STATE_UNSPECIFIED", "PENDING", "CANCEL_PENDING"}
+    tasks = [task for task in job.job_detail.task_details if task.state.name not in waiting]
     return [_step(task) for task in sorted(tasks, key=lambda task: (task.start_time or task.create_time, task.task_id))]
 
 

@@ -20,6 +20,7 @@ _Panel = tuple[str, Picture, tuple[tuple[str, str], ...]]
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 _RAMP = ("#440154", "#21918c", "#fde725")
 _MARGIN = 12
+_LINE = 24  # pixels from one line of the legend to the next
 _SMALLEST = 480  # pixels; smaller scenes are enlarged to about this
 
 
@@ -91,20 +92,24 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def _side_by_side(panels: list[_Panel]) -> Image.Image:
+    """The panels in a row, each with its title above and its legend below, a line a label."""
     height, width = panels[0][1].shape[:2]
     scale = max(1, round(_SMALLEST / max(height, width)))
     font = ImageFont.load_default(size=16)
-    across = _MARGIN + len(panels) * (width * scale + _MARGIN)
-    page = Image.new("RGB", (across, height * scale + 6 * _MARGIN), "white")
+    # A panel is as wide as its picture, or as the widest text where that is more.
+    texts = [title for title, *_ in panels] + [label for *_, legend in panels for label, _ in legend]
+    across = max(width * scale, *(_LINE + _MARGIN + int(font.getlength(text)) for text in texts))
+    lines = max(len(legend) for *_, legend in panels)
+    below = 3 * _MARGIN + height * scale + _MARGIN
+    page = Image.new("RGB", (_MARGIN + len(panels) * (across + _MARGIN), below + lines * _LINE + _MARGIN), "white")
     pen = ImageDraw.Draw(page)
     for index, (title, picture, legend) in enumerate(panels):
-        left = _MARGIN + index * (width * scale + _MARGIN)
+        left = _MARGIN + index * (across + _MARGIN)
         enlarged = Image.fromarray(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
         page.paste(enlarged, (left, 3 * _MARGIN))
         pen.text((left, _MARGIN // 2), title, "black", font)
-        below = height * scale + 3 * _MARGIN + _MARGIN // 2
-        for label, colour in legend:
-            pen.rectangle((left, below, left + 2 * _MARGIN, below + 20), fill=colour, outline="black")
-            pen.text((left + 2 * _MARGIN + 6, below), label, "black", font)
-            left += 2 * _MARGIN + 24 + int(pen.textlength(label, font))
+        for line, (label, colour) in enumerate(legend):
+            top = below + line * _LINE
+            pen.rectangle((left, top, left + _LINE, top + 18), fill=colour, outline="black")
+            pen.text((left + _LINE + 6, top), label, "black", font)
     return page

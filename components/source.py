@@ -6,6 +6,7 @@ exported graph that does them again, so that the two check each other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,21 +48,29 @@ class SourceModel:
             ContractError: the model refuses such input, or what it answers is not what is declared.
         """
         contract = self.contract
+        wanted = self.framework.channels(self.model, contract)
+        if wanted not in (None, contract.channels):
+            raise ContractError(self._refusal(tiles, f"it takes {wanted} channels"))
         try:
             answer = self.framework.answer(self.model, prepare(contract, tiles))
         except Exception as error:
-            raise ContractError(self._refusal(tiles, error)) from error
+            raise ContractError(self._refusal(tiles, _reason(error))) from error
         return finish(contract, answer, tiles.shape)
 
-    def _refusal(self, tiles: Tiles, error: Exception) -> str:
+    def _refusal(self, tiles: Tiles, reason: str) -> str:
         sent = prepare(self.contract, tiles)
         names = [part.name for part in self.contract.sent]
-        reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         return (
             f"the model refuses what {FILE_NAME} declares: {self.contract.channels} channels ({', '.join(names)}), "
-            f"{self.contract.layout}, {sent.dtype} of shape {list(sent.shape)}; it says: {reason[-1].strip()}; "
+            f"{self.contract.layout}, {sent.dtype} of shape {list(sent.shape)}; it says: {reason}; "
             "correct bands, model.layout, model.type or model.multiple"
         )
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong: TorchScript's last, Keras's last before the arguments of the call."""
+    said = re.sub("\x1b\\[\\d*m", "", str(error)).split("Arguments received by")[0]
+    return ([line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def prepare(contract: ModelContract, tiles: Tiles) -> NDArray[Any]:
@@ -142,7 +151,21 @@ def _finish_one(
             f"output {output.name} of the model has {array.shape[3]} values a pixel, {FILE_NAME} gives "
             f"{len(output.labels)} labels ({', '.join(output.labels)}); give one label a value"
         )
-    return array.astype(_NUMPY_TYPES.get(output.type, output.type))
+    return array.astype(_held_by(output, array))
+
+
+def _held_by(output: Output, array: NDArray[Any]) -> np.dtype[Any]:
+    """The output's type, which must hold its values: frameworks differ in what they make of others."""
+    dtype = np.dtype(_NUMPY_TYPES.get(output.type, output.type))
+    if dtype.kind in "iu" and array.size:
+        limits, low, high = np.iinfo(dtype), array.min(), array.max()
+        if not (limits.min - 1 < low and high < limits.max + 1):
+            raise ContractError(
+                f"output {output.name} of the model has values from {low:g} to {high:g} (tiles of 0s, as masked pixels "
+                f"are sent, included); {output.type} as {FILE_NAME} declares holds {limits.min} to {limits.max}: "
+                "declare a type that holds them"
+            )
+    return dtype
 
 
 def _wrong_rank(contract: ModelContract, output: Output, shape: tuple[int, ...]) -> ContractError:

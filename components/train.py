@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -114,8 +113,9 @@ def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, NDAr
     layers = nn.Sequential(
         standardise, nn.Conv2d(len(_BANDS), _HIDDEN, 1), nn.ReLU(), nn.Conv2d(_HIDDEN, len(_CLASSES), 1)
     )
-    pixels = torch.from_numpy(samples.train)[:, :, None, None]
-    classes = torch.from_numpy(samples.train_class)[:, None, None]
+    # One image of a column of samples: six times as fast as an image for each sample.
+    pixels = torch.from_numpy(samples.train.T)[None, :, :, None]
+    classes = torch.from_numpy(samples.train_class)[None, :, None]
     optimiser = torch.optim.Adam([weight for weight in layers.parameters() if weight.requires_grad], _RATE)
     for _ in range(_STEPS):
         optimiser.zero_grad()
@@ -129,8 +129,10 @@ def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, NDAr
 
 def _train_keras(samples: Samples, folder: Path, seed: int) -> tuple[str, NDArray[Any]]:
     """Train, save as `.keras`: the file's name, the probabilities of the held-out samples."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
+    from components.frameworks.quiet import quiet_import
+
+    with quiet_import():
+        import keras
 
     keras.utils.set_random_seed(seed)
     standardise = keras.layers.Normalization(mean=samples.train.mean(0), variance=samples.train.var(0))

@@ -46,7 +46,7 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         StorageError: the bucket does not exist or cannot be written.
         VertexError: the registry refuses the model.
     """
-    from google.cloud import aiplatform_v1
+    from google.cloud.aiplatform_v1 import types
 
     contract = ModelContract.read(archive)
     check_platform(contract, image, date.today())
@@ -57,21 +57,21 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     uri = f"{staging.rstrip('/')}/{contract.name}/{digest}"
     storage.stage(archive, uri)
     kind = images.of(image)
-    model = aiplatform_v1.Model(
+    model = types.Model(
         display_name=contract.name,
         description=f"{contract.framework}, {contract.payload_format}; model.yaml lies in its artifact folder",
         artifact_uri=uri,
         labels={_DIGEST: digest},
-        container_spec=aiplatform_v1.ModelContainerSpec(
+        container_spec=types.ModelContainerSpec(
             image_uri=image,
-            ports=[aiplatform_v1.Port(container_port=kind.http_port)],
+            ports=[types.Port(container_port=kind.http_port)],
             # The port cannot be changed once the model is uploaded (aiplatform_v1, ModelContainerSpec).
-            grpc_ports=[aiplatform_v1.Port(container_port=kind.grpc_port)] if kind.grpc_port else [],
+            grpc_ports=[types.Port(container_port=kind.grpc_port)] if kind.grpc_port else [],
             health_route=kind.health_route,
             predict_route=kind.predict_route,
         ),
     )
-    request = aiplatform_v1.UploadModelRequest(parent=vertex.parent, model=model)
+    request = types.UploadModelRequest(parent=vertex.parent, model=model)
     if _exists(vertex, contract.name):
         request.parent_model = f"{vertex.parent}/models/{contract.name}"
     else:

@@ -101,7 +101,7 @@ class Output(_Part):
 class Source(_Part):
     """Where the trained model lies and what it wants to be given."""
 
-    file: str = Field(description="the model's file or folder beside model.yaml")
+    file: str = Field(min_length=1, description="the model's file or folder beside model.yaml")
     code: str | None = Field(
         None, pattern=r"^[\w./-]+\.py:\w+$", description="for a state dict: its code, as net.py:build"
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 # Bounded in depth and width: a few lines of YAML aliases stand for gigabytes when written out.
-_REPR = reprlib.Repr(maxlevel=3, maxstring=80, maxother=80, maxlong=80)
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 3, 80, 80, 80
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
@@ -42,14 +43,18 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
             return f"{key} is not a key of the contract; allowed here: {', '.join(allowed)}; {mend}"
         case "literal_error":
             allowed = _literals(field.annotation) if field is not None else [fault["ctx"]["expected"]]
-            near = difflib.get_close_matches(str(fault["input"]), allowed, n=1, cutoff=0.5)
+            given = fault["input"] if isinstance(fault["input"], str) else ""
+            near = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
             mend = f"did you mean {near[0]}?" if near else "write one of these"
             return f"{key} is {value}; allowed: {', '.join(allowed)}; {mend}{meaning}"
         case "value_error":
-            return f"{key or 'the contract'} {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+            if field is not None and not isinstance(fault["input"], dict):
+                return f"{key} is {value}; it {fault['ctx']['error']}"
+            return f"{key} {fault['ctx']['error']}".lstrip()
         case _:
             rule = fault["msg"][0].lower() + fault["msg"][1:]
-            return f"{key} is {value}; {rule}; correct it{meaning}"
+            mend = "put it in quotes" if fault["type"] == "string_type" else "correct it"
+            return f"{key} is {value}; {rule}; {mend}{meaning}"
 
 
 def _field_at(model: type[BaseModel], place: tuple[int | str, ...]) -> tuple[type[BaseModel], Any]:
@@ -72,7 +77,9 @@ def _types(annotation: Any) -> list[type]:
 
 
 def _literals(annotation: Any) -> list[str]:
-    return [str(a) for a in get_args(annotation) if not isinstance(a, type)] or [str(annotation)]
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for argument in get_args(annotation) for value in _literals(argument)]
 
 
 def shown(value: object) -> str:

@@ -23,6 +23,9 @@ class Framework(Protocol):
             ModelError: the file is missing, corrupt, of no known kind, or a pickle that was not allowed.
         """
 
+    def channels(self, model: Any, contract: ModelContract) -> int | None:
+        """How many channels the model says that it takes; None where it does not say."""
+
     def answer(self, model: Any, given: NDArray[Any]) -> Any:
         """What the model answers to an array in the layout and type that it wants: arrays."""
 

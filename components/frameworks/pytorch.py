@@ -59,6 +59,10 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Mod
     return model.eval() if hasattr(model, "training") else model
 
 
+def channels(model: nn.Module, contract: ModelContract) -> None:
+    """See `Framework.channels`; a module does not say."""
+
+
 def answer(model: nn.Module, given: NDArray[Any]) -> Any:
     """See `Framework.answer`."""
     with torch.inference_mode():
@@ -207,12 +211,23 @@ def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
         raise ModelError(f"{source} is not Python code; name a .py file in model.code")
     module = importlib.util.module_from_spec(spec)
     sys.modules[source.stem] = module
-    spec.loader.exec_module(module)
-    build = getattr(module, function, None)
-    if not callable(build):
+    try:
+        spec.loader.exec_module(module)
+        build = getattr(module, function, None)
+        model = build() if callable(build) else None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ModelError(f"{source} cannot be run: {reason}; correct the code") from error
+    if model is None:
         raise ModelError(f"{source} has no function or class {function}, which model.code names; correct model.code")
-    model = build()
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict(weights)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500]
+        raise ModelError(
+            f"{path} does not fit what {code} builds: {reason}; correct model.code or model.file"
+        ) from error
     return model
 
 

@@ -7,18 +7,16 @@ GRPC_TF_TENSORS sends them to a plain TensorFlow Serving. Both return the output
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-# Read when TensorFlow is imported. 3 silences its notes on CPU features and absent GPUs, some of which it
-# logs as errors; what really fails is raised as an exception.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from components.frameworks.quiet import quiet_import
 
-import keras
-import tensorflow as tf
+with quiet_import():
+    import keras
+    import tensorflow as tf
 
 from components.earthengine.errors import ModelError
 
@@ -50,6 +48,15 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  
         f"{path} is of no kind that is known; allowed: a .keras or .h5 file, a SavedModel folder; "
         "save it as one of these"
     )
+
+
+def channels(model: Any, contract: ModelContract) -> int | None:
+    """See `Framework.channels`; Keras itself would stretch one channel over several without a word."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        return None
+    size = shape[1] if contract.layout == "channels_first" else shape[3]
+    return None if size is None else int(size)
 
 
 def answer(model: Any, given: NDArray[Any]) -> Any:

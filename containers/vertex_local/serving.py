@@ -39,6 +39,7 @@ class ModelServer:
         self._predict_route: str = spec.predict_route or f"{route}:predict"
         self._machine_type: str = deployed.dedicated_resources.machine_spec.machine_type
         self._process: Process | None = None
+        self._ready = False
         self._http_port = self._grpc_port = 0
         self.channel: grpc.aio.Channel | None = None
         fields = {
@@ -67,6 +68,7 @@ class ModelServer:
         except BaseException:
             await self.stop()
             raise
+        self._ready = True
         # Without a port in the model's containerSpec.grpcPorts Vertex AI does not forward gRPC.
         if self._model.container_spec.grpc_ports:
             self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self._grpc_port}", options=_NO_LIMIT)
@@ -79,10 +81,10 @@ class ModelServer:
 
     def check_running(self) -> None:
         """Raises UnavailableError where the process is not ready or has ended."""
-        if not self._process:
-            raise UnavailableError(f"The deployed model {self.deployed_id!r} is starting")
-        if self._process.exit_status is not None:
+        if self._process and self._process.exit_status is not None:
             raise UnavailableError(f"The server of the deployed model {self.deployed_id!r} {self._end()}")
+        if not self._ready:
+            raise UnavailableError(f"The deployed model {self.deployed_id!r} is starting")
 
     async def _until_healthy(self, client: httpx.AsyncClient, process: Process) -> None:
         timeout_s = self._model.container_spec.deployment_timeout.seconds or _DEPLOYMENT_TIMEOUT_S

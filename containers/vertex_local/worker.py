@@ -24,7 +24,7 @@ import kfp  # noqa: F401
 del os.environ["_KFP_RUNTIME"]
 from google.protobuf import json_format
 from kfp import dsl, local
-from kfp.local import pipeline_orchestrator, subprocess_task_handler
+from kfp.local import graph_utils, pipeline_orchestrator, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 from kfp.local.status import Status
@@ -187,11 +187,11 @@ def _artifact(name: str, artifact: dsl.Artifact) -> dict[str, Any]:
 
 
 def _leaf_tasks(spec: Any) -> Iterator[str]:
-    """The tasks that a program runs for, those of nested pipelines, branches and loops among them."""
+    """The tasks that a program runs for, in order; those of nested pipelines, branches and loops as well."""
 
     def within(dag: Any) -> Iterator[str]:
-        for name, task in dag.tasks.items():
-            component = spec.components[task.component_ref.name]
+        for name in reversed(graph_utils.topological_sort_tasks(dag.tasks)):
+            component = spec.components[dag.tasks[name].component_ref.name]
             if component.WhichOneof("implementation") == "dag":
                 yield from within(component.dag)
             else:

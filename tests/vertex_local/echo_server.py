@@ -13,6 +13,7 @@ import grpc
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         self._answer(200 if self.path == os.environ["AIP_HEALTH_ROUTE"] else 404, b"{}")
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-class Backwards(grpc.GenericRpcHandler):
+class Backwards(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
     """Any unary method: the request's bytes in reverse, or a status for some."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -56,7 +57,7 @@ class Backwards(grpc.GenericRpcHandler):
 
 def main(http_port: int, grpc_port: int) -> None:
     if "FAULT" in os.environ:
-        print("loading the model")
+        sys.stdout.write("loading the model\n")
         sys.exit(os.environ["FAULT"])
     # A child of the server's own, as worker processes are, which has to end with it too.
     subprocess.Popen(["sleep", "600"])

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="untyped-decorator"
+# kfp has no types, so its decorators have none either.
 import os
 import signal
 import socket

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from components.earthengine.contract import FILE_NAME, ModelContract
+
+WriteModel = Callable[..., Path]
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A small valid contract as YAML gives it, with keys changed or, where None, left out."""
+    plain = {
+        "name": "small",
+        "framework": "pytorch",
+        "payload_format": "SERIALIZED_TF_TENSORS",
+        "model": {"file": "net.pt"},
+        "bands": [{"name": "red"}, {"name": "green"}],
+        "tile": [16, 16],
+        "scale": 10,
+        "outputs": [{"name": "total", "dimensions": 0}],
+    }
+    return {key: value for key, value in (plain | changes).items() if value is not None}
+
+
+def contract_of(**changes: Any) -> ModelContract:
+    """The contract of `document`."""
+    return ModelContract.parse(yaml.safe_dump(document(**changes), sort_keys=False))
+
+
+def assert_close(got: Any, expected: Any) -> None:
+    """Compare two arrays as frameworks that add in another order allow: shapes, then values."""
+    np.testing.assert_allclose(got, expected, 1e-5, 1e-5, strict=True)
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> WriteModel:
+    """A function that writes a model directory: its model.yaml, and the model by a function that gets its path."""
+
+    def write(save: Callable[[Path], object] | None = None, **changes: Any) -> Path:
+        directory = tmp_path / "model"
+        directory.mkdir(exist_ok=True)
+        keys = document(**changes)
+        (directory / FILE_NAME).write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
+        if save is not None:
+            save(directory / keys["model"]["file"])
+        return directory
+
+    return write

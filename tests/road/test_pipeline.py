@@ -1,0 +1,272 @@
+"""The command line as users have it: the whole road for both frameworks, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+from PIL import Image
+
+from components import local
+from components.earthengine.contract import FILE_NAME, Framework
+from components.vertex import Vertex
+from tests.road.conftest import FRAMEWORKS, ROOT, pipeline, upload_folder
+
+Trained = dict[Framework, Path]
+TEMPLATES = ROOT / "tests" / "templates"
+STEPS = ["importer", "export", "archive", "upload", "create-endpoint", "deploy", "verify", "release"]
+
+
+def changed(model: Path, folder: Path, **keys: object) -> Path:
+    """A copy of a model directory with keys of its model.yaml changed."""
+    shutil.copytree(model, folder)
+    contract = yaml.safe_load((model / FILE_NAME).read_text()) | keys
+    (folder / FILE_NAME).write_text(yaml.safe_dump(contract, sort_keys=False))
+    return folder
+
+
+def processes_under(folder: Path) -> list[str]:
+    """Command lines of the processes that work in a folder."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(folder) in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_run_walks_the_whole_road(trained: Trained, tmp_path: Path, framework: Framework, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = pipeline("run", trained[framework], "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    shown = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("✓")]
+    assert shown == STEPS
+    endpoint = f"projects/local/locations/us-central1/endpoints/land-cover-{framework}"
+    assert f"endpoint  {endpoint}" in done.stdout
+    assert f'endpoint="{endpoint}"' in done.stdout
+    assert '"palette": ["#d55e00", "#009e73", "#0072b2"]' in done.stdout
+    parity = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("parity"))
+    assert float(parity) <= 1e-5
+    accuracy = json.loads((trained[framework] / "metrics.json").read_text())["accuracy"]
+    assert f"accuracy  {accuracy:.1%}" in done.stdout
+    with Image.open(tmp_path / "out" / f"land-cover-{framework}" / "landcover.png") as map_:
+        colours = {colour for _, colour in map_.getcolors() or []}
+        assert map_.size == (300, 300)
+    assert colours == {(0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73), (0x00, 0x72, 0xB2)}
+    assert (tmp_path / "out" / f"land-cover-{framework}" / "true_colour.png").exists()
+    assert processes_under(tmp_path) == []
+    assert list(tmp_path.glob("rehearsal-*")) == []
+
+
+@pytest.mark.slow
+def test_submit_reaches_a_vertex_ai_that_lasts_and_a_second_run_makes_nothing_twice(
+    vertex: Vertex, trained: Trained, tmp_path: Path
+) -> None:
+    uri = upload_folder(trained["pytorch"], "twice")
+    submit = ["submit", uri, "--project", local.PROJECT, "--repository", "images", "--output"]
+    for attempt in ("first", "second"):
+        done = pipeline(*submit, tmp_path / attempt)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / attempt / "scene.png").exists()
+    versions = list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/land-cover-pytorch"))
+    endpoint = vertex.endpoints.get_endpoint(name=f"{vertex.parent}/endpoints/land-cover-pytorch")
+    assert [version.version_id for version in versions] == ["1"]
+    assert [dict(endpoint.traffic_split)] == [{model.id: 100} for model in endpoint.deployed_models]
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_fails_the_run_with_its_reason_and_makes_nothing(
+    vertex: Vertex, trained: Trained, tmp_path: Path
+) -> None:
+    bands = [{"name": name} for name in ("B2", "B3", "B4", "B8", "B11")]
+    model = changed(trained["pytorch"], tmp_path / "model", name="five-bands", bands=bands, true_colour=None)
+    (model / "sample.npz").unlink()
+    uri = upload_folder(model, "five-bands")
+    done = pipeline("submit", uri, "--project", local.PROJECT, "--repository", "images", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "✗ failed export" in done.stdout
+    assert "the model refuses what model.yaml declares: 5 channels (B2, B3, B4, B8, B11)" in done.stderr
+    assert not [m for m in vertex.models.list_models(parent=vertex.parent) if m.display_name == "five-bands"]
+    assert not [e for e in vertex.endpoints.list_endpoints(parent=vertex.parent) if e.display_name == "five-bands"]
+
+
+@pytest.mark.slow
+def test_a_bucket_that_does_not_exist_is_named(vertex: Vertex) -> None:
+    before = len(list(vertex.pipelines.list_pipeline_jobs(parent=vertex.parent)))
+    done = pipeline("submit", "gs://no-such-bucket/model", "--project", local.PROJECT, "--repository", "images")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the bucket gs://no-such-bucket does not exist; create it" in done.stderr
+    assert len(list(vertex.pipelines.list_pipeline_jobs(parent=vertex.parent))) == before
+
+
+BAD_CONTRACTS = {
+    "unknown band type": ({"bands": [{"name": "B2", "type": "flot"}]}, "bands[0].type is 'flot'; allowed: float, double"),
+    "tile over the limit": ({"tile": [512, 512]}, "the largest square tile that fits is 265 x 265: declare tile [265"),
+    "format without a codec": ({"payload_format": "RAW_JSON"}, "payload format RAW_JSON has no codec"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CONTRACTS)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_bad_contract_stops_check_and_run_before_anything_starts(
+    trained: Trained, tmp_path: Path, command: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    keys, message = BAD_CONTRACTS[fault]
+    model = changed(trained["pytorch"], tmp_path / "model", **{"true_colour": None, **keys})
+    done = pipeline(command, model)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob("rehearsal-*")) == []
+
+
+DISAGREEMENTS: dict[str, tuple[Framework, dict[str, object], str]] = {
+    "bands": ("pytorch", {"bands": [{"name": "B2"}]}, "the model refuses what model.yaml declares: 1 channels (B2)"),
+    "channels": ("tensorflow", {"bands": [{"name": "B2"}]}, "the model refuses what model.yaml declares: 1 channels (B2)"),
+    "outputs": (
+        "pytorch",
+        {"outputs": [{"name": "a", "dimensions": 1}, {"name": "b", "dimensions": 0}]},
+        "declares 2 outputs (a, b), the model gives 1",
+    ),
+    "dims": (
+        "tensorflow",
+        {"outputs": [{"name": "landcover", "dimensions": 0}]},
+        "is not of dimensions 0 as model.yaml declares; declare dimensions: 1",
+    ),
+    "labels": (
+        "pytorch",
+        {"outputs": [{"name": "landcover", "dimensions": 1, "labels": ["a", "b"]}]},
+        "has 3 values a pixel, model.yaml gives 2 labels (a, b)",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", DISAGREEMENTS)
+def test_check_finds_where_the_contract_disagrees_with_the_model(trained: Trained, tmp_path: Path, what: str) -> None:
+    framework, keys, message = DISAGREEMENTS[what]
+    model = changed(trained[framework], tmp_path / "model", **{"true_colour": None, **keys})
+    (model / "sample.npz").unlink()
+    done = pipeline("check", model)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_check_passes_a_good_model(trained: Trained) -> None:
+    done = pipeline("check", trained["pytorch"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "answers a patch of 64 x 64 pixels as declared: landcover [64, 64, 3]" in done.stdout
+
+
+def test_a_directory_without_a_contract_is_named(tmp_path: Path) -> None:
+    for command in ("check", "run"):
+        done = pipeline(command, tmp_path)
+        assert done.returncode == 1
+        assert f"{tmp_path}/model.yaml does not exist; write the model's contract there" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_corrupt_model_and_a_pickle_without_opt_in_are_refused(trained: Trained, tmp_path: Path) -> None:
+    corrupt = changed(trained["pytorch"], tmp_path / "corrupt")
+    whole = (corrupt / "model.pt").read_bytes()
+    (corrupt / "model.pt").write_bytes(whole[: len(whole) // 2])
+    pickle = changed(trained["pytorch"], tmp_path / "pickle")
+    with zipfile.ZipFile(pickle / "model.pt", "w") as file:  # what torch.save makes of a whole module
+        file.writestr("archive/data.pkl", b"\x80\x02c__main__\nNet\n.")
+    for model in (corrupt, pickle):
+        done = pipeline("check", model)
+        assert done.returncode == 1
+        assert "is neither TorchScript nor" in done.stderr
+        assert "--allow-pickle" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_image_that_does_not_go_with_the_model_is_refused(trained: Trained, tmp_path: Path) -> None:
+    refusals = {
+        "images/serving-tensorflow:1": "serves tensorflow, the model is pytorch; use REPOSITORY/serving-pytorch",
+        "prediction/pytorch-cpu.2-4:latest": "cannot answer SERIALIZED_TF_TENSORS",
+        "prediction/pytorch-cpu.1-12:latest": "has been withdrawn",
+        "images/mine:1": "is not known; allowed: REPOSITORY/serving-pytorch",
+    }
+    for image, message in refusals.items():
+        done = pipeline("run", trained["pytorch"], "-p", f"serving_image={image}", "--output", tmp_path / "out")
+        assert done.returncode == 1
+        assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_are_read_by_type_and_refused_by_name(trained: Trained) -> None:
+    done = pipeline("run", trained["pytorch"], "-p", "replicas=2")
+    assert done.returncode == 1
+    assert "--parameter replicas=2 is not NAME=VALUE with NAME one of model_uri, staging" in done.stderr
+    done = pipeline("run", trained["pytorch"], "-p", "min_replicas=two")
+    assert "min_replicas takes a value of type Integer" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = pipeline("local", "--port", str(port), "--state", "never-made")
+    assert done.returncode == 1
+    assert f"port {port} is in use" in done.stderr
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_templates_are_the_golden_ones_and_explain_themselves(tmp_path: Path, framework: Framework) -> None:
+    done = pipeline("compile", "--repository", "REPOSITORY", "--tag", "TAG", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = f"deploy-{framework}.yaml"
+    compiled = (tmp_path / name).read_text()
+    assert compiled == (TEMPLATES / name).read_text(), "the DAG has changed: look at it, then `make templates`"
+    template = yaml.safe_load(compiled)
+    parameters = template["root"]["inputDefinitions"]["parameters"]
+    assert all(parameter["description"] for parameter in parameters.values())
+    assert [name for name, parameter in parameters.items() if not parameter.get("isOptional")] == ["model_uri"]
+    images = {e["container"]["image"] for e in template["deploymentSpec"]["executors"].values() if "container" in e}
+    assert images == {"REPOSITORY/steps-vertex:TAG", f"REPOSITORY/steps-{framework}:TAG"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_sdk_takes_the_templates(framework: Framework) -> None:
+    from google.cloud import aiplatform
+
+    job = aiplatform.PipelineJob(
+        display_name="from the console",
+        template_path=str(TEMPLATES / f"deploy-{framework}.yaml"),
+        pipeline_root="gs://bucket/root",
+        parameter_values={"model_uri": "gs://bucket/model", "canary_percent": 5},
+        project="p",
+        location="us-central1",
+        credentials=AnonymousCredentials(),
+    )
+    assert job.runtime_config.parameter_values["canary_percent"] == 5
+    with pytest.raises(ValueError, match="no_such"):
+        aiplatform.PipelineJob(
+            display_name="wrong",
+            template_path=str(TEMPLATES / f"deploy-{framework}.yaml"),
+            pipeline_root="gs://bucket/root",
+            parameter_values={"no_such": 1},
+            project="p",
+            location="us-central1",
+            credentials=AnonymousCredentials(),
+        )
+
+
+@pytest.mark.parametrize("command", ["", "check", "run", "compile", "submit", "local"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = pipeline(*filter(None, [command]), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout or "usage" in done.stdout

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components import train
+from components.earthengine.contract import Framework, ModelContract
+from components.source import SourceModel
+from components.train import train_land_cover
+
+
+@pytest.mark.parametrize(("framework", "file"), [("pytorch", "model.pt"), ("tensorflow", "model.keras")])
+def test_learns_the_classes_and_writes_all(tmp_path: Path, framework: Framework, file: str) -> None:
+    accuracy = train_land_cover(tmp_path / "a", framework, seed=3)
+    assert accuracy >= 0.9
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["metrics.json", file, "model.yaml", "sample.npz"]
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert metrics == {"accuracy": accuracy, "held_out_samples": 36}
+    contract = ModelContract.read(tmp_path / "a")
+    assert (contract.framework, contract.model.file) == (framework, file)
+    with np.load(tmp_path / "a" / "sample.npz") as sample:
+        assert {name: sample[name].shape for name in sample} == {band.name: (300, 300) for band in contract.bands}
+        # Digital numbers of Sentinel-2: the contract's factor gives reflectances.
+        assert 0.01 < sample["B8"].mean() * contract.bands[3].factor < 0.6
+    # The saved model is the one whose accuracy was told.
+    samples = train._samples(3)
+    tiles = (samples.held_out / np.float32(contract.bands[0].factor))[:, :, None, None]
+    answers = SourceModel(tmp_path / "a").predict(tiles)["landcover"][:, 0, 0]
+    assert np.mean(answers.argmax(-1) == samples.held_out_class) == accuracy
+    np.testing.assert_allclose(answers.sum(-1), 1, 1e-5)
+
+    assert train_land_cover(tmp_path / "b", framework, seed=3) == accuracy
+    np.testing.assert_array_equal(SourceModel(tmp_path / "b").predict(tiles)["landcover"][:, 0, 0], answers)
+
+
+def test_same_share_of_each_class_is_held_out() -> None:
+    samples = train._samples(0)
+    assert len(samples.train) + len(samples.held_out) == 120
+    whole = np.bincount(np.concatenate([samples.train_class, samples.held_out_class]))
+    assert (np.bincount(samples.held_out_class) == np.round(whole * 0.3)).all()
+    assert not set(map(tuple, samples.train)) & set(map(tuple, samples.held_out))
+    assert (train._samples(1).held_out != samples.held_out).any()
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(train, "_STEPS", 100)
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "a"), "--framework", "pytorch", "--seed", "5"])
+    train.main()
+    assert capsys.readouterr().out.startswith(f"trained {tmp_path / 'a'}: ")
+    assert (tmp_path / "a" / "model.pt").is_file()
+
+
+def test_failed_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_STEPS", 1)
+
+    def no_scene() -> None:
+        raise OSError("no scene")
+
+    monkeypatch.setattr(train, "_scene", no_scene)
+    with pytest.raises(OSError, match="no scene"):
+        train_land_cover(tmp_path / "a", "pytorch")
+    assert not (tmp_path / "a").exists()

@@ -79,7 +79,9 @@ def follow(vertex: Vertex, name: str) -> Iterator[Step]:
         if state == "SUCCEEDED":
             return
         if state in {"FAILED", "CANCELLED"}:
-            raise JobError(f"pipeline job {name} {state.lower()}: {job.error.message or 'see its steps in the console'}")
+            raise JobError(
+                f"pipeline job {name} {state.lower()}: {job.error.message or 'see its steps in the console'}"
+            )
         pause = _SOONEST if news else min(pause * 1.2, _LATEST)
         time.sleep(pause)
 

@@ -20,17 +20,24 @@ def add_stored(archive: zipfile.ZipFile, path: Path, name: str) -> None:
 
     Raises:
         OSError: the file cannot be read, or the archive not written.
+        ValueError: the archive is closed, or the file is empty.
     """
+    target = archive.fp
+    if target is None:
+        raise ValueError(f"{archive.filename} is closed")
     entry = zipfile.ZipInfo(name)  # dated 1980: the same files give the same archive
     entry.external_attr = 0o644 << 16  # what the file may be extracted as: -rw-r--r--
     entry.file_size = entry.compress_size = path.stat().st_size
-    entry.header_offset = archive.fp.tell()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as content:
-            entry.CRC = isal_zlib.crc32(content)
-            archive.fp.write(entry.FileHeader())
-            for start in range(0, entry.file_size, _SLICE):
-                archive.fp.write(content[start : start + _SLICE])
+    entry.header_offset = target.tell()
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+    ):
+        entry.CRC = isal_zlib.crc32(content)
+        target.write(entry.FileHeader())
+        for start in range(0, entry.file_size, _SLICE):
+            target.write(content[start : start + _SLICE])
     archive.filelist.append(entry)
     archive.NameToInfo[name] = entry
-    archive.start_dir = archive.fp.tell()
+    archive.start_dir = target.tell()

@@ -261,4 +261,5 @@ class ModelContract(_Part):
     def dump(self) -> str:
         """The contract as the text of a model.yaml that `parse` reads back."""
         document = self.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safe_dump({"contract": self.contract, **document}, sort_keys=False, allow_unicode=True)
+        # In ASCII: left as it is, U+0085 would be read back as a line's end.
+        return yaml.safe_dump({"contract": self.contract, **document}, sort_keys=False)

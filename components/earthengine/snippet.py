@@ -67,7 +67,7 @@ def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> 
     bands = _literal([band.name for band in contract.bands])
     yield f"{language.comment}Put your image here: it needs these bands, unscaled, as the contract counts on."
     yield language.let("scene", 'ee.Image(ee.ImageCollection("COPERNICUS/S2_SR_HARMONIZED").first())')
-    yield language.let("image", f"scene.select({bands}).toFloat()")
+    yield language.let("image", f"scene.select({bands}).{_cast(contract)}")
     if contract.properties:
         values = ", ".join(
             f"{_literal(p.name)}: {language.true if p.type == 'boolean' else 0}" for p in contract.properties
@@ -109,6 +109,12 @@ def _literal(value: object) -> str:
 def _variable(output: Output) -> str:
     """The layer's variable; the output's own name may be a word of the language, or `image`."""
     return f"{output.name}_layer"
+
+
+def _cast(contract: ModelContract) -> str:
+    """The cast to the types that the contract declares; Earth Engine sends what it is given."""
+    types = {band.name: band.type for band in contract.bands}
+    return "toFloat()" if set(types.values()) == {"float"} else f"cast({_literal(types)})"
 
 
 def _layer(output: Output) -> str:

@@ -206,11 +206,11 @@ def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
     source = directory / file
     if not source.is_file():
         raise ModelError(f"{source}, which model.yaml names in model.code, does not exist; put the model's code there")
-    spec = importlib.util.spec_from_file_location(source.stem, source)
+    spec = importlib.util.spec_from_file_location(f"model_code_{source.stem}", source)
     if spec is None or spec.loader is None:
         raise ModelError(f"{source} is not Python code; name a .py file in model.code")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[source.stem] = module
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
         build = getattr(module, function, None)

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import uvicorn
@@ -64,20 +65,16 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _serve(arguments: argparse.Namespace) -> None:
     directory: Path = arguments.state.resolve()
-    store = Store(directory)
-    try:
-        with _listen(arguments.host, arguments.port, "--port") as listener:
-            _configure_log(directory / "log" / "emulator.log")
-            os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
-            os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
-            storage_server = await _start_storage(arguments, directory)
-            try:
-                await _serve_api(arguments, store, directory, listener)
-            finally:
-                if storage_server:
-                    await storage_server.stop()
-    finally:
-        store.close()
+    with _listen(arguments.host, arguments.port, "--port") as listener, closing(Store(directory)) as store:
+        _configure_log(directory / "log" / "emulator.log")
+        os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
+        os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
+        storage_server = await _start_storage(arguments, directory)
+        try:
+            await _serve_api(arguments, store, directory, listener)
+        finally:
+            if storage_server:
+                await storage_server.stop()
 
 
 async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Process | None:

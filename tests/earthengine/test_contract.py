@@ -308,6 +308,12 @@ def contracts(draw: st.DrawFn) -> ModelContract:
     )
 
 
+@pytest.mark.parametrize("text", ["\x85", "\u2028", "\ufeff", "é 🌲", "a: b # c", "yes", "1e3", " x\n\ny ", "\x7f\x01"])
+def test_awkward_text_is_dumped_whole(text: str) -> None:
+    contract = contract_of(projection=text, outputs=[{"name": "a", "dimensions": 0, "labels": [text, ""]}])
+    assert ModelContract.parse(contract.dump()) == contract
+
+
 @settings(max_examples=60, deadline=None)
 @given(contracts())
 def test_what_is_dumped_parses_to_the_same(contract: ModelContract) -> None:

@@ -54,7 +54,7 @@ def vertex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vertex]:
 
 
 @pytest.fixture(scope="module")
-def staging(vertex: Vertex) -> str:  # noqa: ARG001 -- its bucket must be there
+def staging(vertex: Vertex) -> str:
     """A folder in a bucket that exists."""
     return f"gs://{local.BUCKET}/staging"
 

@@ -6,11 +6,9 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from google.auth.credentials import AnonymousCredentials
@@ -42,7 +40,9 @@ def processes_under(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_run_walks_the_whole_road(trained: Trained, tmp_path: Path, framework: Framework, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_walks_the_whole_road(
+    trained: Trained, tmp_path: Path, framework: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     done = pipeline("run", trained[framework], "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -107,8 +107,11 @@ def test_a_bucket_that_does_not_exist_is_named(vertex: Vertex) -> None:
     assert len(list(vertex.pipelines.list_pipeline_jobs(parent=vertex.parent))) == before
 
 
-BAD_CONTRACTS = {
-    "unknown band type": ({"bands": [{"name": "B2", "type": "flot"}]}, "bands[0].type is 'flot'; allowed: float, double"),
+BAD_CONTRACTS: dict[str, tuple[dict[str, object], str]] = {
+    "unknown band type": (
+        {"bands": [{"name": "B2", "type": "flot"}]},
+        "bands[0].type is 'flot'; allowed: float, double",
+    ),
     "tile over the limit": ({"tile": [512, 512]}, "the largest square tile that fits is 265 x 265: declare tile [265"),
     "format without a codec": ({"payload_format": "RAW_JSON"}, "payload format RAW_JSON has no codec"),
 }
@@ -121,7 +124,7 @@ def test_a_bad_contract_stops_check_and_run_before_anything_starts(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     keys, message = BAD_CONTRACTS[fault]
-    model = changed(trained["pytorch"], tmp_path / "model", **{"true_colour": None, **keys})
+    model = changed(trained["pytorch"], tmp_path / "model", **({"true_colour": None} | keys))
     done = pipeline(command, model)
     assert done.returncode == 1
     assert message in done.stderr
@@ -131,7 +134,11 @@ def test_a_bad_contract_stops_check_and_run_before_anything_starts(
 
 DISAGREEMENTS: dict[str, tuple[Framework, dict[str, object], str]] = {
     "bands": ("pytorch", {"bands": [{"name": "B2"}]}, "the model refuses what model.yaml declares: 1 channels (B2)"),
-    "channels": ("tensorflow", {"bands": [{"name": "B2"}]}, "the model refuses what model.yaml declares: 1 channels (B2)"),
+    "channels": (
+        "tensorflow",
+        {"bands": [{"name": "B2"}]},
+        "the model refuses what model.yaml declares: 1 channels (B2)",
+    ),
     "outputs": (
         "pytorch",
         {"outputs": [{"name": "a", "dimensions": 1}, {"name": "b", "dimensions": 0}]},
@@ -213,13 +220,14 @@ def test_parameters_are_read_by_type_and_refused_by_name(trained: Trained) -> No
     assert "min_replicas takes a value of type Integer" in done.stderr
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = pipeline("local", "--port", str(port), "--state", "never-made")
+        done = pipeline("local", "--port", str(port), "--state", tmp_path / "state")
     assert done.returncode == 1
+    assert not (tmp_path / "state").exists()
     assert f"port {port} is in use" in done.stderr
 
 

@@ -155,7 +155,9 @@ def test_answers_that_are_not_the_source_models_are_refused_with_the_place(
     endpoint = find_or_create_endpoint(vertex, "wrong")
     model = upload_model(vertex, archive, PYTORCH_IMAGE, staging).name
     deployment = deploy(vertex, staging, endpoint, model, "run-wrong")
-    with pytest.raises(VerificationError, match=r"output landcover differs at \d+ of \d+ values, first in tile 0 at row"):
+    with pytest.raises(
+        VerificationError, match=r"output landcover differs at \d+ of \d+ values, first in tile 0 at row"
+    ):
         verify_deployment(vertex, endpoint, deployment.deployed_model, archive, tmp_path / "pictures")
 
 

@@ -178,7 +178,7 @@ def _of_saved_model(loaded: Any) -> Any:
     _, inputs = signature.structured_input_signature
     if len(inputs) != 1:
         raise ModelError(
-            f"the SavedModel's serving_default takes {len(inputs)} inputs ({', '.join(inputs)}), not one image; "
+            f"the SavedModel's serving_default takes {len(inputs)} inputs ({', '.join(sorted(inputs))}), not one image; "
             "save it with one input of all channels"
         )
     return _Signature(loaded, signature, next(iter(inputs)))

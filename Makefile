@@ -42,7 +42,8 @@ format: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m benchmarks.archive
-	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.steps --framework pytorch
+	$(BIN)/python -m benchmarks.steps --framework tensorflow
 
 # The golden files that tests hold the compiled templates against.
 templates: $(READY)

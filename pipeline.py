@@ -271,7 +271,7 @@ def _follow(vertex: Vertex, name: str, contract: ModelContract, output: Path) ->
     console.print(f"\n[bold]Python[/]\n{escape(python_call(contract, endpoint))}")
     console.print(f"[bold]Code editor[/]\n{escape(javascript_call(contract, endpoint))}")
     console.print(f"endpoint  {endpoint}")
-    console.print(f"parity    {measured['largest_difference']:.2g} at most from the source model's answers")
+    console.print(f"parity    {measured['largest_difference']:.2g} is the largest difference from the source model")
     console.print(f"picture   {output / 'scene.png'}")
 
 

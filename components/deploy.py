@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from google.api_core import exceptions
 
@@ -74,15 +75,13 @@ def deploy_model(
     with explained(f"look up endpoint {endpoint}"):
         found = vertex.endpoints.get_endpoint(name=endpoint)
     before = dict(found.traffic_split)
-    for deployed in found.deployed_models:
-        if f"{deployed.model.split('@')[0]}@{deployed.model_version_id}" == model:
-            deployment = Deployment(endpoint, deployed.id, before, created=False)
-            storage.write_text(record, json.dumps(asdict(deployment)))
-            if not before.get(deployed.id):
-                set_traffic(vertex, endpoint, with_canary(before, deployed.id, canary_percent))
-            return deployment
-    deployment = Deployment(endpoint, _id(run), before, created=True)
+    there = next((each.id for each in found.deployed_models if serves(each, model)), None)
+    deployment = Deployment(endpoint, there or _id(run), before, created=there is None)
     storage.write_text(record, json.dumps(asdict(deployment)))
+    if there:
+        if not before.get(there):
+            set_traffic(vertex, endpoint, with_canary(before, there, canary_percent))
+        return deployment
     newcomer = types.DeployedModel(
         id=deployment.deployed_model,
         model=model,
@@ -101,6 +100,16 @@ def deploy_model(
         )
     wait(operation, what, _SECONDS)
     return deployment
+
+
+def serves(deployed: Any, model: str) -> bool:
+    """Whether a deployed model is a version `.../models/M@V`.
+
+    The project's id in one name may be its number in the other, so only model and version are compared.
+    """
+    name, version = model.rsplit("/", 1)[-1].split("@")
+    deployed_name = deployed.model.rsplit("/", 1)[-1].split("@")[0]
+    return (deployed_name, deployed.model_version_id) == (name, version)
 
 
 def record_address(staging: str, run: str) -> str:

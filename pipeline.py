@@ -2,9 +2,11 @@
 
 # No `from __future__ import annotations`: kfp and typer read the annotations themselves.
 
+import inspect
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,9 +21,9 @@ from rich.markup import escape
 
 from components import job, storage
 from components.check import check_model, check_platform
+from components.deploy import check_numbers
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import ContractError, PipelineError
-from components.earthengine.snippet import javascript_call, python_call
 from components.train import METRICS_NAME
 from components.vertex import Vertex
 
@@ -184,13 +186,15 @@ def run(
             storage.stage(model_dir, model_uri)
             vertex = Vertex(local.PROJECT, local.LOCATION)
             name = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
-            _follow(vertex, name, contract, output / contract.name)
+            _follow(vertex, name, output / contract.name)
     except PipelineError as error:
-        error.add_note(f"the logs of every step: {state}/jobs")
+        if (logs := state / "jobs").is_dir():
+            error.add_note(f"the logs of every step: {logs}")
         raise
     shutil.rmtree(state, ignore_errors=True)
     if (metrics := model_dir / METRICS_NAME).is_file():
-        console.print(f"accuracy  {json.loads(metrics.read_text())['accuracy']:.1%} on held-out samples")
+        measured = json.loads(metrics.read_text(encoding="utf-8"))
+        console.print(f"accuracy  {measured['accuracy']:.1%} on {measured['held_out_samples']} held-out samples")
 
 
 @app.command(name="compile")
@@ -214,6 +218,9 @@ def submit(
     repository: Repository,
     tag: Tag = "latest",
     location: Annotated[str, typer.Option(help="Region.", envvar="GOOGLE_CLOUD_LOCATION")] = "us-central1",
+    service_account: Annotated[
+        str | None, typer.Option(help="Account that the steps run as; Compute Engine's default if not given.")
+    ] = None,
     parameter: Parameter = None,
     output: Annotated[Path | None, typer.Option(help="Wait for the end, and write pictures to this folder.")] = None,
 ) -> None:
@@ -225,10 +232,10 @@ def submit(
     parameters = {"model_uri": model_uri, **_parameters(contract, parameter)}
     _check_platform(contract, parameters, repository, tag)
     vertex = Vertex(project, location)
-    name = _submit(vertex, contract, parameters, repository, tag)
+    name = _submit(vertex, contract, parameters, repository, tag, service_account)
     console.print(f"submitted {name}")
     if output:
-        _follow(vertex, name, contract, output)
+        _follow(vertex, name, output)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
@@ -244,15 +251,22 @@ def _check_platform(contract: ModelContract, parameters: dict[str, Any], reposit
         errors.print(f"[yellow]warning[/] {escape(warning)}")
 
 
-def _submit(vertex: Vertex, contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> str:
+def _submit(
+    vertex: Vertex,
+    contract: ModelContract,
+    parameters: dict[str, Any],
+    repository: str,
+    tag: str,
+    service_account: str | None = None,
+) -> str:
     """Compile the contract's template and submit it; returns the job's resource name."""
     staging = storage.staging_folder(parameters.get("staging", ""), parameters["model_uri"])
     with tempfile.TemporaryDirectory() as folder, console.status("submitting"):
         template = compile_template(contract.framework, repository, tag, Path(folder) / "deploy.yaml")
-        return job.submit(vertex, template, parameters, f"{staging}/pipeline-root", contract.name)
+        return job.submit(vertex, template, parameters, f"{staging}/pipeline-root", contract.name, service_account)
 
 
-def _follow(vertex: Vertex, name: str, contract: ModelContract, output: Path) -> None:
+def _follow(vertex: Vertex, name: str, output: Path) -> None:
     """Show each step as it ends, and then what came of it all."""
     steps: dict[str, job.Step] = {}
     with console.status("the pipeline begins") as status:
@@ -265,19 +279,24 @@ def _follow(vertex: Vertex, name: str, contract: ModelContract, output: Path) ->
             console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")
     endpoint = steps["create-endpoint"].outputs["found"][1]["resourceName"]
     measured = steps["verify"].outputs["metrics"][1]
-    pictures = storage.fetch(steps["verify"].outputs["pictures"][0], output)
-    if pictures != output:
-        shutil.copytree(pictures, output, dirs_exist_ok=True)
-    console.print(f"\n[bold]Python[/]\n{escape(python_call(contract, endpoint))}")
-    console.print(f"[bold]Code editor[/]\n{escape(javascript_call(contract, endpoint))}")
+    pictures, shown = steps["verify"].outputs["pictures"]
+    call = storage.read_text(steps["verify"].outputs["earth_engine_call"][0]) or ""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "earth-engine-call.md").write_text(call, encoding="utf-8")
+    console.print(f"\n{escape(call)}")
     console.print(f"endpoint  {endpoint}")
     console.print(f"parity    {measured['largest_difference']:.2g} is the largest difference from the source model")
-    console.print(f"picture   {output / 'scene.png'}")
+    if shown.get("scene"):
+        found = storage.fetch(pictures, output)
+        if found != output:
+            shutil.copytree(found, output, dirs_exist_ok=True)
+        console.print(f"picture   {output / 'scene.png'}")
 
 
 def _parameters(contract: ModelContract, given: list[str] | None) -> dict[str, Any]:
     """NAME=VALUE pairs as parameters of the pipeline, each of the type that it has there."""
     inputs = deploy_pipeline(contract.framework, "", "").component_spec.inputs
+    names = [name for name in inputs if name != "model_uri"]
     readers: dict[str, Callable[[str], Any]] = {
         "String": str,
         "Integer": int,
@@ -286,19 +305,23 @@ def _parameters(contract: ModelContract, given: list[str] | None) -> dict[str, A
     parameters = {}
     for pair in given or []:
         name, is_pair, text = pair.partition("=")
-        if not is_pair or name not in inputs:
-            raise PipelineError(
-                f"--parameter {pair} is not NAME=VALUE with NAME one of {', '.join(inputs)}; correct it"
-            )
+        if not is_pair or name not in names:
+            raise PipelineError(f"--parameter {pair} is not NAME=VALUE with NAME one of {', '.join(names)}; correct it")
         try:
             parameters[name] = readers[inputs[name].type](text)
         except (ValueError, KeyError):
-            raise PipelineError(f"--parameter {pair}: {name} takes a value of type {inputs[name].type}") from None
+            raise PipelineError(
+                f"--parameter {pair}: {name} takes a value of type {inputs[name].type}; correct it"
+            ) from None
+    limits = inspect.signature(check_numbers).parameters
+    check_numbers(**{name: value for name, value in parameters.items() if name in limits})
     return parameters
 
 
 def main() -> None:
     """The command line: what a user can mend is said in one line on stderr."""
+    # As Ctrl-C does: end what was started before ending.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except PipelineError as error:

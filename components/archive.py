@@ -13,12 +13,12 @@ from pathlib import Path
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
+from components.frameworks import TORCHSCRIPT_NAME
 from components.golden import FILE_NAME as GOLDEN_NAME
 from components.stored_zip import add_stored
 from components.whole import whole_folder
 
 ARCHIVE_NAME = "model.mar"  # the name that Vertex AI's prebuilt PyTorch images look for
-MODEL_FILE = "model.pt"  # the exported TorchScript
 
 
 def archive_model(exported: Path, destination: Path) -> ModelContract:
@@ -29,7 +29,7 @@ def archive_model(exported: Path, destination: Path) -> ModelContract:
         ModelError: the exported model is not there.
     """
     contract = ModelContract.read(exported)
-    model = "model.pt" if contract.framework == "pytorch" else "saved_model.pb"
+    model = TORCHSCRIPT_NAME if contract.framework == "pytorch" else "saved_model.pb"
     for name in (model, GOLDEN_NAME, DIGEST_NAME):
         if not (exported / name).is_file():
             raise ModelError(f"{exported / name} does not exist; export the model again")
@@ -52,9 +52,9 @@ def _write_mar(exported: Path, path: Path) -> None:
     from model_archiver.model_packaging_utils import ModelExportUtils
 
     config = ModelArchiverConfig(
-        model_name="model", version="1.0", handler="base_handler", serialized_file=MODEL_FILE, runtime="python"
+        model_name="model", version="1.0", handler="base_handler", serialized_file=TORCHSCRIPT_NAME, runtime="python"
     )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("MAR-INF/MANIFEST.json", ModelExportUtils.generate_manifest_json(config))
         archive.writestr(FILE_NAME, (exported / FILE_NAME).read_text(encoding="utf-8"))
-        add_stored(archive, exported / MODEL_FILE, MODEL_FILE)
+        add_stored(archive, exported / TORCHSCRIPT_NAME, TORCHSCRIPT_NAME)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-from google.api_core import exceptions
 
 from components import storage
 from components.earthengine.errors import VertexError
-from components.traffic import with_canary
-from components.vertex import Vertex, explained, wait
+from components.traffic import set_traffic, with_canary
+from components.vertex import READ_AGAIN, Vertex, explained, wait
 
 # Vertex AI gives up a deployment after two hours at most (container requirements page).
-_SECONDS = 7200
+DEPLOY_SECONDS = 7200
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,14 @@ class Deployment:
         deployed_model: the id on the endpoint, chosen before the deployment.
         traffic_before: the endpoint's split before the deployment.
         created: False where the version was deployed already.
+        operation: of Vertex AI that deploys it; it goes on if the step is killed.
     """
 
     endpoint: str
     deployed_model: str
     traffic_before: dict[str, int]
     created: bool
+    operation: str = ""
 
 
 def deploy_model(
@@ -70,14 +70,15 @@ def deploy_model(
     """
     from google.cloud.aiplatform_v1 import types
 
-    if not 1 <= canary_percent <= 100:
-        raise VertexError(f"canary_percent is {canary_percent}; allowed: 1 to 100")
+    check_numbers(canary_percent=canary_percent, min_replicas=min_replicas, max_replicas=max_replicas)
     with explained(f"look up endpoint {endpoint}"):
-        found = vertex.endpoints.get_endpoint(name=endpoint)
+        found = vertex.endpoints.get_endpoint(name=endpoint, retry=READ_AGAIN)
     before = dict(found.traffic_split)
     there = next((each.id for each in found.deployed_models if serves(each, model)), None)
+    if (earlier := read_record(record)) and earlier.deployed_model == there:
+        return earlier  # this run's own, deployed before the step was tried again
     deployment = Deployment(endpoint, there or _id(run), before, created=there is None)
-    storage.write_text(record, json.dumps(asdict(deployment)))
+    _write(record, deployment)
     if there:
         if not before.get(there):
             set_traffic(vertex, endpoint, with_canary(before, there, canary_percent))
@@ -98,8 +99,29 @@ def deploy_model(
         operation = vertex.endpoints.deploy_model(
             endpoint=endpoint, deployed_model=newcomer, traffic_split=with_canary(before, "0", canary_percent)
         )
-    wait(operation, what, _SECONDS)
+    deployment = replace(deployment, operation=operation.operation.name)
+    _write(record, deployment)
+    wait(operation, what, DEPLOY_SECONDS)
     return deployment
+
+
+def check_numbers(
+    *, canary_percent: int = 1, min_replicas: int = 1, max_replicas: int = 1, keep_previous: int = 0
+) -> None:
+    """Check the numbers that a deployment is made with.
+
+    Raises:
+        VertexError: one is out of its range.
+    """
+    if not 1 <= canary_percent <= 100:
+        raise VertexError(f"canary_percent is {canary_percent}; allowed: 1 to 100; correct it")
+    if not 1 <= min_replicas <= max_replicas:
+        raise VertexError(
+            f"min_replicas is {min_replicas}, max_replicas {max_replicas}; allowed: at least 1, and the smaller first; "
+            "correct them"
+        )
+    if keep_previous < 0:
+        raise VertexError(f"keep_previous is {keep_previous}; allowed: 0 or more; correct it")
 
 
 def serves(deployed: Any, model: str) -> bool:
@@ -117,31 +139,14 @@ def record_address(staging: str, run: str) -> str:
     return f"{staging.rstrip('/')}/runs/{run}.json"
 
 
+def _write(record: str, deployment: Deployment) -> None:
+    storage.write_text(record, json.dumps(asdict(deployment)))
+
+
 def read_record(record: str) -> Deployment | None:
     """The deployment that a run wrote down; None if it came to none."""
     text = storage.read_text(record)
     return Deployment(**json.loads(text)) if text else None
-
-
-def undeploy(vertex: Vertex, endpoint: str, deployed_model: str, traffic: dict[str, int]) -> None:
-    """Take a model off an endpoint, leaving the others this traffic; one that is gone already is no fault."""
-    what = f"undeploy {deployed_model} from {endpoint}"
-    with explained(what):
-        try:
-            operation = vertex.endpoints.undeploy_model(
-                endpoint=endpoint, deployed_model_id=deployed_model, traffic_split=traffic
-            )
-        except exceptions.NotFound:
-            return
-    wait(operation, what, _SECONDS)
-
-
-def set_traffic(vertex: Vertex, endpoint: str, traffic: dict[str, int]) -> None:
-    """Split an endpoint's traffic over its deployed models."""
-    with explained(f"give {endpoint} the traffic {traffic}"):
-        vertex.endpoints.update_endpoint(
-            endpoint={"name": endpoint, "traffic_split": traffic}, update_mask={"paths": ["traffic_split"]}
-        )
 
 
 def _id(run: str) -> str:

@@ -18,13 +18,10 @@ FILE_NAME = "source.sha256"
 def source_digest(directory: Path, contract: ModelContract) -> str:
     """SHA-256 of the contract, of all files that export reads, and of this project's version, in hex."""
     total = hashlib.sha256(f"{version('model-to-earth-engine')}\n{contract.dump()}".encode())
-    code = contract.model.code.split(":")[0] if contract.model.code else None
-    for name in filter(None, (contract.model.file, code, SAMPLE_NAME)):
-        root = directory / name
-        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        for path in files:
-            if path.is_file():
-                total.update(path.relative_to(directory).as_posix().encode() + b"\0")
-                with path.open("rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
+    model = directory / contract.model.file
+    files = {model, directory / SAMPLE_NAME, *model.rglob("*"), *directory.rglob("*.py")}
+    for path in sorted(path for path in files if path.is_file()):
+        total.update(path.relative_to(directory).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()

@@ -7,11 +7,13 @@ import re
 from google.api_core import exceptions
 
 from components.earthengine.errors import VertexError
-from components.vertex import Vertex, explained, wait
+from components.vertex import READ_AGAIN, Vertex, explained, wait
 
 _SECONDS = 1800
-# CreateEndpointRequest.endpoint_id: at most 10 digits, or a letter and then letters, digits, dashes.
+# What a new endpoint may have for an id (aiplatform_v1, CreateEndpointRequest.endpoint_id).
 _ID = re.compile(r"[0-9]{1,10}|[a-z][a-z0-9-]{0,61}[a-z0-9]")
+# Vertex AI's own ids are longer.
+_FOUND_BY = re.compile(r"[a-z0-9-]+|projects/.+")
 
 
 def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
@@ -32,7 +34,7 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
     if not _ID.fullmatch(name):
         raise VertexError(
             f"endpoint {name!r} does not exist and cannot be an endpoint's id; allowed for a new one: lower case "
-            "letters, digits and dashes, beginning with a letter"
+            "letters, digits and dashes that begin with a letter, or up to 10 digits"
         )
     with explained(f"create endpoint {name}"):
         try:
@@ -47,9 +49,9 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
 def _find(vertex: Vertex, name: str) -> str | None:
     resource = name if name.startswith("projects/") else f"{vertex.parent}/endpoints/{name}"
     with explained(f"look up endpoint {name}"):
-        if _ID.fullmatch(name) or name.startswith("projects/"):
+        if _FOUND_BY.fullmatch(name):
             try:
-                return str(vertex.endpoints.get_endpoint(name=resource).name)
+                return str(vertex.endpoints.get_endpoint(name=resource, retry=READ_AGAIN).name)
             except exceptions.NotFound:
                 pass
         named = list(vertex.endpoints.list_endpoints({"parent": vertex.parent, "filter": f'display_name="{name}"'}))

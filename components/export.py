@@ -12,7 +12,7 @@ from components.digest import FILE_NAME as DIGEST_NAME
 from components.digest import source_digest
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ContractError, ModelError
-from components.earthengine.payloads.codec import Outputs, Tiles
+from components.golden import Golden
 from components.source import SourceModel
 from components.whole import whole_folder
 
@@ -23,12 +23,12 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
     """Export the model in a directory to a new folder.
 
     The folder gets the exported model (PyTorch: model.pt, TorchScript; TensorFlow: a SavedModel),
-    model.yaml, golden.npz and source.sha256. The exported model is loaded again and must answer the golden tiles,
-    and a tile of an odd size, as the source model does.
+    model.yaml, golden.npz and source.sha256. The exported model is loaded again and must answer the
+    golden tiles, and a tile of an odd size, as the source model does.
 
     Args:
         directory: holds model.yaml and the trained model.
-        destination: the folder to make; not there, or only half there, if an error is raised.
+        destination: the folder to make; not there if an error is raised.
         allow_pickle: whether a whole pickled module may be loaded.
 
     Raises:
@@ -36,38 +36,48 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
         ModelError: the model cannot be loaded or exported.
     """
     with whole_folder(destination):
-        batches, answers, scene = _run_source(directory, destination, allow_pickle)
-        contract = ModelContract.read(directory)
-        again = frameworks.of(contract).run_exported(destination, batches)
-        for expected, answered in zip(answers, again, strict=True):
-            if fault := parity.compare(contract, expected, answered).fault:
-                raise ModelError(
-                    f"the exported model does not answer as the source model does: {fault}; if the model is traced, "
-                    "make it scriptable; if it is merely imprecise, raise tolerance in model.yaml"
-                )
-        golden.Golden(batches[0], answers[0], scene).save(destination)
+        contract, given, odd = _export_source(directory, destination, allow_pickle)
+        _compare(contract, destination, [given, odd] if odd else [given])
+        given.save(destination)
         (destination / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
-        digest = source_digest(directory, contract)
-        (destination / DIGEST_NAME).write_text(digest, encoding="ascii")
+        (destination / DIGEST_NAME).write_text(source_digest(directory, contract), encoding="ascii")
     return contract
 
 
-def _run_source(
+def _export_source(
     directory: Path, destination: Path, allow_pickle: bool
-) -> tuple[list[Tiles], list[Outputs], tuple[int, int] | None]:
-    """Run the source model on the golden and the odd tiles, and export it.
+) -> tuple[ModelContract, Golden, Golden | None]:
+    """Export the source model; returns its answers to the golden tiles, and to one of an odd size if it takes that.
 
     The source model is let go on return, so that it and the exported one never lie in memory together.
     """
     source = SourceModel(directory, allow_pickle=allow_pickle)
     contract = source.contract
     tiles, scene = golden.tiles_for(contract, directory)
-    batches, answers = [tiles], [source.predict(tiles)]
-    odd = np.ascontiguousarray(tiles[:1, :, : -(-tiles.shape[2] // 2) + 1, : max(tiles.shape[3] - 1, 1)])
+    given = Golden(tiles, golden.joined([source.predict(batch) for batch in golden.batches(tiles)]), scene)
+    odd_tile = np.ascontiguousarray(tiles[:1, :, : -(-tiles.shape[2] // 2) + 1, : max(tiles.shape[3] - 1, 1)])
     try:
-        answers.append(source.predict(odd))
-        batches.append(odd)
+        odd = Golden(odd_tile, source.predict(odd_tile), None)
     except ContractError:
+        odd = None
         log.warning("the model takes patches of %d x %d pixels only; Earth Engine must send these", *contract.patch)
     source.framework.export(source.model, contract, destination, tiles[:1])
-    return batches, answers, scene
+    return contract, given, odd
+
+
+def _compare(contract: ModelContract, folder: Path, trials: list[Golden]) -> None:
+    """Load the exported model and hold its answers against the source model's.
+
+    Raises:
+        ModelError: it fails, or answers otherwise.
+    """
+    mend = "if the model is traced, make it scriptable; if it is merely imprecise, raise tolerance in model.yaml"
+    for trial in trials:
+        try:
+            answers = frameworks.of(contract).run_exported(folder, golden.batches(trial.tiles))
+        except Exception as error:
+            size = f"{trial.tiles.shape[3]} x {trial.tiles.shape[2]}"
+            reason = frameworks.first_line(error)
+            raise ModelError(f"the exported model fails on tiles of {size} pixels: {reason}; {mend}") from error
+        if fault := parity.compare(contract, trial.outputs, golden.joined(answers)).fault:
+            raise ModelError(f"the exported model does not answer as the source model does: {fault}; {mend}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from components.earthengine.contract import Band, ModelContract, Property
 from components.earthengine.errors import ModelError
-from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles
 from components.earthengine.tiles import Grid
 
 FILE_NAME = "golden.npz"
@@ -54,6 +54,17 @@ class Golden:
                 return cls(file["tiles"], outputs, (scene[0], scene[1]) if any(scene) else None)
         except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
+
+
+def batches(tiles: Tiles) -> list[Tiles]:
+    """Tiles in batches of about a request's size, which is what a model that serves is given at once."""
+    at_once = max(MAX_PAYLOAD_BYTES // tiles[0].nbytes, 1)
+    return [tiles[start : start + at_once] for start in range(0, len(tiles), at_once)]
+
+
+def joined(answers: list[Outputs]) -> Outputs:
+    """The answers to batches as those to all tiles."""
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
 def tiles_for(contract: ModelContract, directory: Path) -> tuple[Tiles, tuple[int, int] | None]:

@@ -22,7 +22,6 @@ class ServingImage:
     """What is known of the image at a URI.
 
     Attributes:
-        uri: where it lies.
         framework: what it serves.
         formats: the payload formats in which it answers models that this project exports.
         available_until: the day from which Vertex AI makes no endpoint on it, where one is known.
@@ -31,7 +30,6 @@ class ServingImage:
         grpc_port: where it speaks tensorflow.serving; None where it does not.
     """
 
-    uri: str
     framework: Framework
     formats: tuple[PayloadFormat, ...]
     available_until: date | None = None
@@ -51,7 +49,6 @@ def of(uri: str) -> ServingImage:
     ours: dict[str, Framework] = {"serving-pytorch": "pytorch", "serving-tensorflow": "tensorflow"}
     if name in ours:
         return ServingImage(
-            uri,
             ours[name],
             ("SERIALIZED_TF_TENSORS", "ND_ARRAYS", "GRPC_TF_TENSORS"),
             health_route="/health",
@@ -71,9 +68,9 @@ def of(uri: str) -> ServingImage:
         )
     ends = _PREBUILT_END if version in _PREBUILT_NEWEST[family] else None
     if family == "pytorch":  # TorchServe: its gRPC is its own
-        return ServingImage(uri, "pytorch", (), ends)
+        return ServingImage("pytorch", (), ends)
     # TensorFlow Serving answers the exported signature with a tensor a band.
-    return ServingImage(uri, "tensorflow", ("GRPC_TF_TENSORS",), ends, grpc_port=8500)
+    return ServingImage("tensorflow", ("GRPC_TF_TENSORS",), ends, grpc_port=8500)
 
 
 def check(contract: ModelContract, uri: str, today: date) -> list[str]:
@@ -100,9 +97,15 @@ def check(contract: ModelContract, uri: str, today: date) -> list[str]:
             f"{', '.join(image.formats) or 'no format of Earth Engine'}; change payload_format in model.yaml "
             f"or use {ours}"
         )
+    warnings = []
+    if image.framework == "tensorflow" and image.available_until:
+        warnings.append(
+            f"serving image {uri} has an older TensorFlow than the one that exports the model, "
+            f"which may not load there; use {ours}"
+        )
     if image.available_until and (image.available_until - today).days <= _NOTICE_DAYS:
-        return [
+        warnings.append(
             f"serving image {uri} ends on {image.available_until:%d %b %Y}, in {(image.available_until - today).days} "
             f"days: no endpoint can be made on it then, and existing ones may be deleted; use {ours}"
-        ]
-    return []
+        )
+    return warnings

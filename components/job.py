@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from components.earthengine.errors import JobError
-from components.vertex import Vertex, explained
+from components.vertex import READ_AGAIN, Vertex, explained
 
 # Between two looks at a job, in seconds: often while steps come and go, seldom while one takes its time.
 _SOONEST, _LATEST = 0.2, 10.0
@@ -38,7 +38,14 @@ class Step:
     outputs: dict[str, tuple[str, dict[str, Any]]]
 
 
-def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_root: str, name: str) -> str:
+def submit(
+    vertex: Vertex,
+    template: Path,
+    parameters: dict[str, Any],
+    pipeline_root: str,
+    name: str,
+    service_account: str | None = None,
+) -> str:
     """Submit a compiled template; returns the job's resource name.
 
     Args:
@@ -47,6 +54,7 @@ def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_
         parameters: values of the pipeline's parameters.
         pipeline_root: gs:// folder for the steps' outputs.
         name: shown in the console.
+        service_account: that the steps run as; the project's default if not given.
 
     Raises:
         VertexError: Vertex AI refuses it.
@@ -55,6 +63,7 @@ def submit(vertex: Vertex, template: Path, parameters: dict[str, Any], pipeline_
         "display_name": name,
         "pipeline_spec": yaml.safe_load(template.read_text(encoding="utf-8")),
         "runtime_config": {"gcs_output_directory": pipeline_root, "parameter_values": parameters},
+        "service_account": service_account or "",
     }
     with explained(f"submit {template.name}"):
         return str(vertex.pipelines.create_pipeline_job(parent=vertex.parent, pipeline_job=job).name)
@@ -71,7 +80,7 @@ def follow(vertex: Vertex, name: str) -> Iterator[Step]:
     pause = _SOONEST
     while True:
         with explained(f"look at {name}"):
-            job = vertex.pipelines.get_pipeline_job(name=name)
+            job = vertex.pipelines.get_pipeline_job(name=name, retry=READ_AGAIN)
         news = [step for step in _begun(job) if (step.name, step.state) not in seen]
         seen.update((step.name, step.state) for step in news)
         yield from news

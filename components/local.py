@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.earthengine.errors import LocalError
@@ -30,13 +31,26 @@ def local_vertex(state: Path) -> Iterator[None]:
         LocalError: it does not start.
     """
     port, storage_port = _free_ports()
-    command = [sys.executable, "-m", "containers.vertex_local", "--state", str(state)]
+    # The guard ends it when this process is gone, however it went.
+    command = [sys.executable, "-m", "containers.vertex_local.guard"]
+    command += [sys.executable, "-m", "containers.vertex_local", "--state", str(state)]
     command += ["--port", str(port), "--storage-port", str(storage_port)]
     outside = {name: os.environ.pop(name, None) for name in (EMULATOR, "STORAGE_EMULATOR_HOST")}
     environment = {**os.environ, "GOOGLE_CLOUD_PROJECT": PROJECT}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    state.mkdir(parents=True, exist_ok=True)
+    log = state / "stderr.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,
+        )
     try:
-        _wait_until_it_answers(process)
+        if not process.stdout or not process.stdout.readline():  # it prints a line as soon as it answers
+            raise LocalError(f"the local Vertex AI did not start: {log.read_text().strip()}")
         os.environ[EMULATOR] = f"127.0.0.1:{port}"
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{storage_port}"
         yield
@@ -45,19 +59,17 @@ def local_vertex(state: Path) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        process.terminate()
-        try:
-            process.communicate(timeout=_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        _stop(process)
 
 
-def _wait_until_it_answers(process: subprocess.Popen[str]) -> None:
-    """It prints a line as soon as it answers, and on stderr why it ends."""
-    assert process.stdout is not None  # noqa: S101 -- asked for above
-    if not process.stdout.readline():
-        raise LocalError(f"the local Vertex AI did not start: {process.communicate()[1].strip()}")
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def _free_ports() -> tuple[int, int]:

@@ -21,8 +21,6 @@ from components.earthengine.payloads.codec import Outputs, Tiles
 
 Answer = NDArray[Any] | Sequence[NDArray[Any]] | Mapping[str, NDArray[Any]]
 
-_NUMPY_TYPES = {"float": "float32", "double": "float64"}
-
 
 class SourceModel:
     """A trained model in a directory, with its contract.
@@ -156,7 +154,7 @@ def _finish_one(
 
 def _held_by(output: Output, array: NDArray[Any]) -> np.dtype[Any]:
     """The output's type, which must hold its values: frameworks differ in what they make of others."""
-    dtype = np.dtype(_NUMPY_TYPES.get(output.type, output.type))
+    dtype = np.dtype(output.number)
     if dtype.kind in "iu" and array.size:
         limits, low, high = np.iinfo(dtype), array.min(), array.max()
         if not (limits.min - 1 < low and high < limits.max + 1):

@@ -62,7 +62,7 @@ def upload(
     vertex = Vertex(project, location)
     model = upload_model(vertex, Path(archived.path), serving_image, staging_folder(staging, model_uri))
     registered.uri = vertex.uri(model.name)
-    registered.metadata.update(resourceName=model.name, created=model.created)
+    registered.metadata["resourceName"] = model.name
 
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
@@ -129,6 +129,7 @@ def verify(
     vertex, name = Vertex(project, location), endpoint.metadata["resourceName"]
     folder = Path(archived.path)
     result = verify_deployment(vertex, name, deployed_model, folder, Path(pictures.path))
+    pictures.metadata["scene"] = result.picture is not None
     for key, value in result.metrics().items():
         metrics.log_metric(key, value)
     write_call(folder, name, Path(earth_engine_call.path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from google.api_core import exceptions
 
@@ -54,10 +53,10 @@ def staging_folder(staging: str, model_uri: str) -> str:
     """
     if staging:
         return staging
-    parts = urlsplit(model_uri)
-    if parts.scheme != "gs":
+    bucket = model_uri.removeprefix("gs://").partition("/")[0]
+    if not model_uri.startswith("gs://") or not bucket:
         raise StorageError(f"{model_uri} lies in no bucket; give the parameter staging, gs://bucket/folder")
-    return f"gs://{parts.netloc}/earth-engine-models"
+    return f"gs://{bucket}/earth-engine-models"
 
 
 def stage(folder: Path, uri: str) -> int:
@@ -86,11 +85,13 @@ def stage(folder: Path, uri: str) -> int:
 
 
 def read_text(uri: str) -> str | None:
-    """The text of the object at a URI; None where there is none.
+    """The text of the object at a URI, or of the file at a path; None where there is none.
 
     Raises:
         StorageError: the bucket does not exist or cannot be read.
     """
+    if not uri.startswith("gs://"):
+        return Path(uri).read_text(encoding="utf-8") if Path(uri).is_file() else None
     bucket, name = split(uri, folder=False)
     with explained(f"read {uri}", StorageError):
         try:
@@ -113,11 +114,11 @@ def split(uri: str, *, folder: bool = True) -> tuple[storage.Bucket, str]:
     Raises:
         StorageError: it is no gs:// URI.
     """
-    parts = urlsplit(uri)
-    if parts.scheme != "gs" or not parts.netloc:
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    if not uri.startswith("gs://") or not bucket:
         raise StorageError(f"{uri!r} is not an address in Cloud Storage; write gs://bucket/folder")
-    name = parts.path.strip("/")
-    return storage_client().bucket(parts.netloc), f"{name}/" if folder and name else name
+    name = name.strip("/")
+    return storage_client().bucket(bucket), f"{name}/" if folder and name else name
 
 
 def _list(bucket: storage.Bucket, prefix: str) -> list[storage.Blob]:

@@ -14,7 +14,7 @@ from components.check import check_platform
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
-from components.vertex import Vertex, explained, wait
+from components.vertex import READ_AGAIN, Vertex, explained, wait
 
 _SECONDS = 1800
 _DIGEST = "source-sha256"  # label of a version
@@ -90,7 +90,7 @@ def model_id(name: str) -> str:
 def _exists(vertex: Vertex, name: str) -> bool:
     with explained(f"look up model {name}"):
         try:
-            vertex.models.get_model(name=f"{vertex.parent}/models/{name}")
+            vertex.models.get_model(name=f"{vertex.parent}/models/{name}", retry=READ_AGAIN)
         except exceptions.NotFound:
             return False
     return True
@@ -101,7 +101,7 @@ def _version(vertex: Vertex, name: str, digest: str) -> str | None:
     model = f"{vertex.parent}/models/{name}"
     with explained(f"list the versions of model {name}"):
         try:
-            versions = list(vertex.models.list_model_versions(name=model))
+            versions = list(vertex.models.list_model_versions(name=model, retry=READ_AGAIN))
         except exceptions.NotFound:
             return None
     same = [int(version.version_id) for version in versions if version.labels.get(_DIGEST) == digest]

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from components import parity
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import VerificationError
-from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Codec, Outputs, Tiles, codec
+from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Codec, Outputs, Tiles, codec, messages_pb2
 from components.earthengine.snippet import javascript_call, python_call
 from components.earthengine.tiles import pack
-from components.golden import Golden
+from components.golden import Golden, joined
 from components.pictures import save_pictures
-from components.vertex import Vertex
+from components.vertex import READ_AGAIN, Vertex, explained
 
 _GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
 # Requests under way at once; what Earth Engine keeps under way is not published.
@@ -85,12 +84,10 @@ def verify_deployment(
     """
     contract = ModelContract.read(archive)
     golden = Golden.load(archive)
-    exchanges = _exchange(vertex, endpoint, deployed_model, contract, golden.tiles)
-    answers = {
-        output.name: np.concatenate([exchange.outputs[output.name] for exchange in exchanges])
-        for output in contract.outputs
-    }
+    exchanges = _exchange(vertex, endpoint, deployed_model, contract, golden)
+    answers = joined([exchange.outputs for exchange in exchanges])
     result = parity.compare(contract, golden.outputs, answers)
+    pictures.mkdir(parents=True, exist_ok=True)
     picture = None
     if golden.scene:
         picture = save_pictures(contract, golden.tiles, answers, golden.scene, pictures)
@@ -106,24 +103,35 @@ def verify_deployment(
     )
 
 
+def tile_bytes(contract: ModelContract, golden: Golden) -> tuple[int, int]:
+    """Bytes that one tile takes in a request, and in an answer."""
+    form = codec(contract.payload_format)
+    one = {name: array[:1] for name, array in golden.outputs.items()}
+    in_request = form.instance_bytes(contract, golden.tiles.shape[3], golden.tiles.shape[2])
+    return in_request, len(form.encode_response(contract, one))
+
+
 def write_call(archive: Path, endpoint: str, path: Path) -> None:
     """Write the Earth Engine call for an endpoint as Markdown, in Python and JavaScript."""
     contract = ModelContract.read(archive)
+    in_request, in_answer = tile_bytes(contract, Golden.load(archive))
+    multiplier = math.ceil(10 * in_answer / in_request) / 10
     path.write_text(
         f"# Call {contract.name} from Earth Engine\n\n"
-        f"```python\n{python_call(contract, endpoint)}```\n\n"
-        f"```javascript\n{javascript_call(contract, endpoint)}```\n",
+        f"```python\n{python_call(contract, endpoint, multiplier)}```\n\n"
+        f"```javascript\n{javascript_call(contract, endpoint, multiplier)}```\n",
         encoding="utf-8",
     )
 
 
 def _exchange(
-    vertex: Vertex, endpoint: str, deployed_model: str, contract: ModelContract, tiles: Tiles
+    vertex: Vertex, endpoint: str, deployed_model: str, contract: ModelContract, golden: Golden
 ) -> list[_Exchange]:
-    """Send all tiles, as many to a request as fit its limit, and decode what the deployed model answers."""
+    """Send all tiles, as many to a request as fit the limits, and decode what the deployed model answers."""
     form = codec(contract.payload_format)
-    size = form.instance_bytes(contract, tiles.shape[3], tiles.shape[2])
-    batches = [tiles[batch] for batch in pack(len(tiles), size)]
+    tiles = golden.tiles
+    largest = max(tile_bytes(contract, golden))
+    batches = [tiles[batch] for batch in pack(len(tiles), largest)]
 
     def exchange(batch: Tiles) -> _Exchange:
         body = form.encode_request(contract, batch)
@@ -131,8 +139,8 @@ def _exchange(
         for what, length in (("request", len(body)), ("answer", len(answer))):
             if length > MAX_PAYLOAD_BYTES:
                 raise VerificationError(
-                    f"a {what} of {len(batch)} tiles takes {length:,} bytes in {form.format}, a shared endpoint allows "
-                    f"{MAX_PAYLOAD_BYTES:,}; declare a smaller tile in model.yaml"
+                    f"the {what} for {len(batch)} tiles takes {length:,} bytes in {form.format}, "
+                    f"a shared endpoint allows {MAX_PAYLOAD_BYTES:,}; declare a smaller tile in model.yaml"
                 )
         return _Exchange(form.decode_response(contract, answer), seconds, len(body), len(answer))
 
@@ -146,10 +154,31 @@ def _ask(vertex: Vertex, endpoint: str, deployed_model: str, form: Codec, body: 
         begin = time.perf_counter()
         if form.transport == "http":
             answer, answered_by = vertex.predict(endpoint, body)
-        else:  # DirectRawPredict does not say which deployed model answered
-            answer, answered_by = vertex.direct_raw_predict(endpoint, _GRPC_METHOD, body), deployed_model
+        else:
+            answer = vertex.direct_raw_predict(endpoint, _GRPC_METHOD, body)
+            answered_by = _answered_by(answer, vertex, endpoint)
         if answered_by == deployed_model:
             return answer, time.perf_counter() - begin
     raise VerificationError(
         f"deployed model {deployed_model} answered none of {_ATTEMPTS} requests to {endpoint}; see its traffic split"
     )
+
+
+def _answered_by(answer: bytes, vertex: Vertex, endpoint: str) -> str:
+    """Which deployed model gave a gRPC answer.
+
+    Vertex AI does not say. Our server does, in the answer itself; another's is told where only one
+    model has traffic.
+    """
+    label: str = messages_pb2.PredictResponse.FromString(answer).model_spec.version_label
+    if label:
+        return label
+    with explained(f"look up endpoint {endpoint}"):
+        split: dict[str, int] = dict(vertex.endpoints.get_endpoint(name=endpoint, retry=READ_AGAIN).traffic_split)
+    serving = [model for model, share in split.items() if share]
+    if len(serving) != 1:
+        raise VerificationError(
+            f"{endpoint} splits its traffic over {', '.join(serving)}, and the server's gRPC answers do not say which "
+            "gave them; use our serving image, or canary_percent 100"
+        )
+    return serving[0]

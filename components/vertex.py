@@ -6,23 +6,26 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from google.api_core import exceptions
+from google.api_core import exceptions, retry
 from google.api_core.future import polling
 from google.auth import default as default_credentials
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
+from google.resumable_media import DataCorruption
 
 from components.earthengine.errors import PayloadError, PipelineError, StorageError, VertexError
+from components.lazy import import_by_submodule
+
+# All forty of its services take 1.5 s to import, which five steps would each pay for one or two.
+import_by_submodule("google.cloud.aiplatform_v1")
 
 if TYPE_CHECKING:
     from google.auth.transport.requests import AuthorizedSession
@@ -32,6 +35,8 @@ EMULATOR = "VERTEX_EMULATOR_HOST"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 # Vertex AI's own limit for a request to a shared endpoint is 60 s (endpoint types page).
 _REQUEST_SECONDS = 60
+# For calls that only read.
+READ_AGAIN = retry.Retry(initial=0.5, maximum=8, timeout=60)
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,27 @@ class Vertex:
         return self._client(PredictionServiceClient)
 
     @cached_property
+    def pipelines(self) -> aiplatform_v1.PipelineServiceClient:
+        """Pipeline jobs."""
+        from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
+
+        return self._client(PipelineServiceClient)
+
+    @cached_property
     def session(self) -> AuthorizedSession:
         """HTTP with credentials, for requests whose bytes matter."""
         from google.auth.transport.requests import AuthorizedSession
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
 
-        return AuthorizedSession(credentials())
+        session = AuthorizedSession(credentials())
+        # A prediction changes nothing, so it may be sent again.
+        again = Retry(
+            5, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), allowed_methods=None, raise_on_status=False
+        )
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=again))
+        return session
 
     def predict(self, endpoint: str, body: bytes) -> tuple[bytes, str]:
         """POST a body to an endpoint's `:predict`, as Earth Engine does.
@@ -122,13 +143,6 @@ class Vertex:
             )
         return bytes(answer.output)
 
-    @cached_property
-    def pipelines(self) -> aiplatform_v1.PipelineServiceClient:
-        """Pipeline jobs."""
-        from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
-
-        return self._client(PipelineServiceClient)
-
     def _client(self, kind: Any) -> Any:
         return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})
 
@@ -150,18 +164,23 @@ def credentials() -> Credentials:
     return found
 
 
-def storage_client(project: str | None = None) -> storage.Client:
+def storage_client() -> storage.Client:
     """Cloud Storage, or its emulator where STORAGE_EMULATOR_HOST says so.
 
     Raises:
         StorageError: there are no credentials.
     """
+    return _storage_client(os.environ.get("STORAGE_EMULATOR_HOST"))
+
+
+@cache
+def _storage_client(emulator: str | None) -> storage.Client:
     from google.cloud import storage
 
-    if "STORAGE_EMULATOR_HOST" in os.environ:
-        return storage.Client(project=project or "local", credentials=AnonymousCredentials())
+    if emulator:
+        return storage.Client(project="local", credentials=AnonymousCredentials())
     try:
-        return storage.Client(project=project)
+        return storage.Client()
     except (GoogleAuthError, OSError) as error:
         raise StorageError(
             f"no Google Cloud credentials: {error}; run `gcloud auth application-default login`"
@@ -179,32 +198,22 @@ def wait(operation: Any, what: str, seconds: float) -> Any:
         return operation.result(polling=often_at_first.with_timeout(seconds))
 
 
-def _import_by_service(name: str) -> None:
-    """Put a package in place that loads each of its submodules when it is asked for.
+def wait_until_ended(vertex: Vertex, operation: str, seconds: float) -> None:
+    """Wait for an operation that an earlier process began, however it ends.
 
-    Importing google.cloud.aiplatform_v1 itself imports all its forty services, 1.5 s that five steps
-    would each pay. Whoever asks for anything but a submodule, as the SDK does, gets the whole package.
+    Raises:
+        VertexError: it did not end in time.
     """
-    spec = importlib.util.find_spec(name)
-    if name in sys.modules or spec is None or spec.loader is None:
-        return
-    module = importlib.util.module_from_spec(spec)
-    loader = spec.loader
-
-    def load(attribute: str) -> Any:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        if importlib.util.find_spec(f"{name}.{attribute}"):
-            return importlib.import_module(f"{name}.{attribute}")
-        del module.__getattr__
-        loader.exec_module(module)
-        return getattr(module, attribute)
-
-    module.__getattr__ = load  # type: ignore[method-assign]  # PEP 562
-    sys.modules[name] = module
-
-
-_import_by_service("google.cloud.aiplatform_v1")
+    deadline = time.monotonic() + seconds
+    pause = 0.1
+    with explained(f"look at {operation}"):
+        while not vertex.endpoints.get_operation({"name": operation}, retry=READ_AGAIN).done:
+            if time.monotonic() > deadline:
+                raise VertexError(
+                    f"{operation} has not ended within {seconds:g} s; look at the endpoint in the console"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.2, 10)
 
 
 @contextmanager
@@ -222,7 +231,7 @@ def explained(what: str, error_type: type[PipelineError] = VertexError) -> Itera
     except exceptions.GoogleAPICallError as error:
         status = error.grpc_status_code.name if error.grpc_status_code else error.code
         raise error_type(f"could not {what}: {status}: {error.message}{_way_out(error)}") from error
-    except (exceptions.GoogleAPIError, GoogleAuthError, OSError) as error:
+    except (exceptions.GoogleAPIError, GoogleAuthError, DataCorruption, OSError) as error:
         raise error_type(f"could not {what}: {error}; see whether the service can be reached") from error
 
 

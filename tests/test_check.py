@@ -13,7 +13,7 @@ from components.earthengine.errors import ContractError, ImageError, PayloadErro
 from tests.conftest import WriteModel, contract_of
 
 TODAY = date(2026, 11, 21)
-PREBUILT = "us-docker.pkg.dev/vertex-ai/prediction"
+PREBUILT = "registry/vertex-ai/prediction"
 
 
 class Net(nn.Module):
@@ -113,7 +113,7 @@ def test_platform() -> None:
     ours = "r/serving-pytorch"
     assert check_platform(contract_of(), ours, TODAY) == []
     warm = contract_of(framework="tensorflow", payload_format="GRPC_TF_TENSORS")
-    assert len(check_platform(warm, f"{PREBUILT}/tf2-cpu.2-15", TODAY)) == 1
+    assert len(check_platform(warm, f"{PREBUILT}/tf2-cpu.2-15", TODAY)) == 2
     with pytest.raises(ContractError, match="largest square tile that fits"):
         check_platform(contract_of(tile=[4096, 4096]), ours, TODAY)
     with pytest.raises(PayloadError, match="has no codec"):

@@ -79,6 +79,11 @@ class Output(_Part):
     colours: tuple[Colour, ...] = Field((), description="one #rrggbb a label; without labels a ramp over range")
     range: tuple[Finite, Finite] | None = Field(None, description="smallest and largest value, for the map")
 
+    @property
+    def number(self) -> str:
+        """The type of number of the answer, by the name that numpy, PyTorch and TensorFlow share."""
+        return {"float": "float32", "double": "float64"}.get(self.type, self.type)
+
     @field_validator("name")
     @classmethod
     def _not_wrapped_by_tensorflow_serving(cls, name: str) -> str:

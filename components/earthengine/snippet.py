@@ -31,14 +31,20 @@ _PYTHON = _Language("# ", "", "", "(", ")", "{}={}", "True", '{{"type": ee.Pixel
 _JAVASCRIPT = _Language("// ", "var ", ";", "({", "})", "{}: {}", "true", "{{type: ee.PixelType.{}(), dimensions: {}}}")
 
 
-def python_call(contract: ModelContract, endpoint: str) -> str:
+def python_call(contract: ModelContract, endpoint: str, output_multiplier: float = 1) -> str:
     """Python that sends an image to the model behind an endpoint and shows the answer on geemap's map.
 
     Args:
         contract: the model's contract.
         endpoint: the full resource name, `projects/P/locations/R/endpoints/E`.
+        output_multiplier: how many times the bytes of a request its answer takes; matters above 1.
     """
-    lines = ["import ee", "", "ee.Initialize()", *_prediction(contract, endpoint, _PYTHON)]
+    lines = [
+        "import ee",
+        "",
+        f"ee.Initialize(project={_literal(endpoint.split('/')[1])})",
+        *_prediction(contract, endpoint, output_multiplier, _PYTHON),
+    ]
     lines += ["", "import geemap", "", "Map = geemap.Map()", "Map.centerObject(image.geometry(), 12)"]
     for output in contract.outputs:
         lines.append(f"Map.addLayer({_variable(output)}, {_literal(_style(output))}, {_literal(output.name)})")
@@ -47,9 +53,9 @@ def python_call(contract: ModelContract, endpoint: str) -> str:
     return "\n".join([*lines, "Map"]) + "\n"
 
 
-def javascript_call(contract: ModelContract, endpoint: str) -> str:
+def javascript_call(contract: ModelContract, endpoint: str, output_multiplier: float = 1) -> str:
     """The same as `python_call`, for the code editor of Earth Engine."""
-    lines = [*_prediction(contract, endpoint, _JAVASCRIPT), "Map.centerObject(image, 12);"]
+    lines = [*_prediction(contract, endpoint, output_multiplier, _JAVASCRIPT), "Map.centerObject(image, 12);"]
     for output in contract.outputs:
         style, title = json.dumps(_style(output)), json.dumps(output.name)
         lines.append(f"Map.addLayer({_variable(output)}, {style}, {title});")
@@ -62,7 +68,7 @@ def javascript_call(contract: ModelContract, endpoint: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> Iterator[str]:
+def _prediction(contract: ModelContract, endpoint: str, multiplier: float, language: _Language) -> Iterator[str]:
     """The part that both languages share: the image, the model, its answer, a layer for each output."""
     bands = _literal([band.name for band in contract.bands])
     yield f"{language.comment}Put your image here: it needs these bands, unscaled, as the contract counts on."
@@ -74,7 +80,7 @@ def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> 
         )
         yield language.let("image", f"image.set({{{values}}})") + f"  {language.comment}your values"
     yield language.declare + "model = ee.Model.fromVertexAi" + language.opened
-    for name, value in _arguments(contract, endpoint, language):
+    for name, value in _arguments(contract, endpoint, multiplier, language):
         yield f"    {language.argument.format(name, value)},"
     yield language.closed + language.end
     yield language.let("predictions", "model.predictImage(image)")
@@ -82,7 +88,9 @@ def _prediction(contract: ModelContract, endpoint: str, language: _Language) -> 
         yield language.let(_variable(output), _layer(output))
 
 
-def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> Iterator[tuple[str, str]]:
+def _arguments(
+    contract: ModelContract, endpoint: str, multiplier: float, language: _Language
+) -> Iterator[tuple[str, str]]:
     outputs = ", ".join(
         f"{_literal(o.name)}: {language.pixel_type.format(o.type, o.dimensions)}" for o in contract.outputs
     )
@@ -98,6 +106,8 @@ def _arguments(contract: ModelContract, endpoint: str, language: _Language) -> I
     if contract.output_tile:
         yield "outputTileSize", _literal(contract.output_tile)
     yield "outputBands", f"{{{outputs}}}"
+    if multiplier > 1:
+        yield "outputMultiplier", _literal(multiplier)
     yield "payloadFormat", _literal(contract.payload_format)
 
 

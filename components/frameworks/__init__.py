@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from components.earthengine.payloads.codec import Outputs, Tiles
 
 
-class Framework(Protocol):
+# The exported PyTorch model, in the export's folder and in the archive.
+TORCHSCRIPT_NAME = "model.pt"
+
+
+class Backend(Protocol):
     """What each framework's module offers."""
 
     def load(self, directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:
@@ -40,6 +44,11 @@ class Framework(Protocol):
         """What an exported model answers to batches of raw tiles `[N, C, H, W]`."""
 
 
-def of(contract: ModelContract) -> Framework:
+def of(contract: ModelContract) -> Backend:
     """The framework that a contract names; importing it takes seconds, so only that one is imported."""
-    return cast("Framework", importlib.import_module(f"{__name__}.{contract.framework}"))
+    return cast("Backend", importlib.import_module(f"{__name__}.{contract.framework}"))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, cut to its first line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from components.frameworks import TORCHSCRIPT_NAME, first_line
 
 # TorchScript although torch deprecates it: TorchServe and a server without Python code load nothing else.
-MODEL_FILE = "model.pt"
-_TYPES = {"float": torch.float32, "double": torch.float64}
 
 
 def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Module:
-    """See `Framework.load`."""
+    """See `Backend.load`."""
     path = directory / contract.model.file
     if not path.is_file():
         raise ModelError(f"{path}, which model.yaml names as model.file, does not exist; put the trained model there")
+    # Where the model's own modules are found, after all that is installed; so are those of a pickle.
+    sys.path.append(str(directory))
     try:
         if contract.model.code and not _is_torchscript(path):
             model = _from_state_dict(directory, contract.model.code, path)
@@ -47,7 +48,9 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Mod
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be loaded: {_first_line(error)}; save the model again") from error
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}; save the model again") from error
+    finally:
+        sys.path.remove(str(directory))
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{path} holds a {type(model).__name__}, not a module; for a state dict name the code that builds its "
@@ -60,25 +63,25 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Mod
 
 
 def channels(model: nn.Module, contract: ModelContract) -> None:
-    """See `Framework.channels`; a module does not say."""
+    """See `Backend.channels`; a module does not say."""
 
 
 def answer(model: nn.Module, given: NDArray[Any]) -> Any:
-    """See `Framework.answer`."""
+    """See `Backend.answer`."""
     with torch.inference_mode():
         return _to_numpy(model(torch.from_numpy(given)))
 
 
 def export(model: nn.Module, contract: ModelContract, destination: Path, example: Tiles) -> None:
-    """See `Framework.export`; scripted, traced only where the model cannot be scripted."""
+    """See `Backend.export`; scripted, traced only where the model cannot be scripted."""
     wrapped = _Wrapped(_adapted(model, contract, example), contract).eval()
     destination.mkdir(parents=True, exist_ok=True)
-    torch.jit.script(wrapped).save(str(destination / MODEL_FILE))
+    torch.jit.script(wrapped).save(str(destination / TORCHSCRIPT_NAME))
 
 
 def run_exported(folder: Path, batches: list[Tiles]) -> list[Outputs]:
-    """See `Framework.run_exported`."""
-    model = torch.jit.load(folder / MODEL_FILE, map_location="cpu").eval()
+    """See `Backend.run_exported`."""
+    model = torch.jit.load(folder / TORCHSCRIPT_NAME, map_location="cpu").eval()
     return [answer(model, batch) for batch in batches]
 
 
@@ -100,9 +103,7 @@ class _Wrapped(nn.Module):
         self.crops = contract.output_tile is None
         self.names = [output.name for output in contract.outputs]
         self.ranks = [output.dimensions for output in contract.outputs]
-        self.outputs_like = [
-            torch.empty(0, dtype=_TYPES.get(output.type) or getattr(torch, output.type)) for output in contract.outputs
-        ]
+        self.outputs_like = [torch.empty(0, dtype=getattr(torch, output.number)) for output in contract.outputs]
 
     def forward(self, tiles: Tensor) -> dict[str, Tensor]:
         height, width = tiles.shape[2], tiles.shape[3]
@@ -190,13 +191,13 @@ def _adapted(model: nn.Module, contract: ModelContract, example: Tiles) -> nn.Mo
     try:
         return torch.jit.script(adapter(model))
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
     try:
         traced = torch.jit.trace(model, given, strict=False, check_trace=False)
         return torch.jit.script(adapter(traced))
     except Exception as error:
         raise ModelError(
-            f"the model can be neither scripted ({reason}) nor traced ({_first_line(error)}); "
+            f"the model can be neither scripted ({reason}) nor traced ({first_line(error)}); "
             "make torch.jit.script(model) work and save its result as model.file"
         ) from error
 
@@ -216,7 +217,7 @@ def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
         build = getattr(module, function, None)
         model = build() if callable(build) else None
     except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ModelError(f"{source} cannot be run: {reason}; correct the code") from error
     if model is None:
         raise ModelError(f"{source} has no function or class {function}, which model.code names; correct model.code")
@@ -247,7 +248,3 @@ def _to_numpy(answer: Any) -> Any:
     if isinstance(answer, (list, tuple)):
         return [np.asarray(tensor) for tensor in answer]
     raise TypeError(f"the model returns a {type(answer).__name__}, not tensors")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -19,6 +19,7 @@ with quiet_import():
     import tensorflow as tf
 
 from components.earthengine.errors import ModelError
+from components.frameworks import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,11 +27,9 @@ if TYPE_CHECKING:
     from components.earthengine.contract import ModelContract
     from components.earthengine.payloads.codec import Outputs, Tiles
 
-_TYPES = {"float": "float32", "double": "float64"}
-
 
 def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  # noqa: ARG001
-    """See `Framework.load`; nothing is unpickled: Keras's safe mode refuses Lambda layers."""
+    """See `Backend.load`; nothing is unpickled: Keras's safe mode refuses Lambda layers."""
     path = directory / contract.model.file
     if not path.exists():
         raise ModelError(f"{path}, which model.yaml names as model.file, does not exist; put the trained model there")
@@ -43,7 +42,7 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be loaded: {_first_line(error)}; save the model again") from error
+        raise ModelError(f"{path} cannot be loaded: {first_line(error)}; save the model again") from error
     raise ModelError(
         f"{path} is of no kind that is known; allowed: a .keras or .h5 file, a SavedModel folder; "
         "save it as one of these"
@@ -51,7 +50,7 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  
 
 
 def channels(model: Any, contract: ModelContract) -> int | None:
-    """See `Framework.channels`; Keras itself would stretch one channel over several without a word."""
+    """See `Backend.channels`; Keras itself would stretch one channel over several without a word."""
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4:
         return None
@@ -60,12 +59,12 @@ def channels(model: Any, contract: ModelContract) -> int | None:
 
 
 def answer(model: Any, given: NDArray[Any]) -> Any:
-    """See `Framework.answer`."""
+    """See `Backend.answer`."""
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), _call(model, tf.constant(given)))
 
 
 def export(model: Any, contract: ModelContract, destination: Path, example: Tiles) -> None:  # noqa: ARG001
-    """See `Framework.export`."""
+    """See `Backend.export`."""
     wrapped = _Wrapped(model, contract)
     try:
         signatures = {
@@ -77,13 +76,13 @@ def export(model: Any, contract: ModelContract, destination: Path, example: Tile
         tf.saved_model.save(wrapped, str(destination), signatures=signatures)
     except Exception as error:
         raise ModelError(
-            f"the model cannot be exported for tiles of any size: {_first_line(error)}; build it with an input of "
+            f"the model cannot be exported for tiles of any size: {first_line(error)}; build it with an input of "
             "height and width None"
         ) from error
 
 
 def run_exported(folder: Path, batches: list[Tiles]) -> list[Outputs]:
-    """See `Framework.run_exported`."""
+    """See `Backend.run_exported`."""
     signature = tf.saved_model.load(str(folder)).signatures["tiles"]
     return [{name: tensor.numpy() for name, tensor in signature(tiles=tf.constant(batch)).items()} for batch in batches]
 
@@ -124,9 +123,7 @@ class _Wrapped(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         outputs = {}
         for index, output in enumerate(contract.outputs):
             tensor = _pick(answer, output.name, index)
-            outputs[output.name] = tf.cast(
-                self._finished(tensor, output.dimensions, height, width), _TYPES.get(output.type, output.type)
-            )
+            outputs[output.name] = tf.cast(self._finished(tensor, output.dimensions, height, width), output.number)
         return outputs
 
     def _reflected(self, raw: Any, axis: int) -> Any:
@@ -178,8 +175,8 @@ def _of_saved_model(loaded: Any) -> Any:
     _, inputs = signature.structured_input_signature
     if len(inputs) != 1:
         raise ModelError(
-            f"the SavedModel's serving_default takes {len(inputs)} inputs ({', '.join(sorted(inputs))}), not one image; "
-            "save it with one input of all channels"
+            f"the SavedModel's serving_default takes {len(inputs)} inputs ({', '.join(sorted(inputs))}), "
+            "not one image; save it with one input of all channels"
         )
     return _Signature(loaded, signature, next(iter(inputs)))
 
@@ -210,7 +207,3 @@ def _of_any_size(model: Any, *, channels_last: bool) -> Any:
     except (ValueError, TypeError):
         return model
     return again
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would log is raised t
 import grpc
 
 from components.earthengine.errors import ModelError, PayloadError
-from components.earthengine.payloads import codec
+from components.earthengine.payloads import codec, messages_pb2
 from containers.serving.service import Service
 
 _log = logging.getLogger("serving")
@@ -30,12 +30,13 @@ def start(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
     Raises:
         OSError: the port is taken.
     """
+    signature = _signature(os.environ.get("AIP_DEPLOYED_MODEL_ID", ""))
 
     def predict(request: bytes, context: grpc.ServicerContext) -> bytes:
         if not service.ready:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the model is still being loaded; try again later")
         try:
-            return service.answer(codec("GRPC_TF_TENSORS"), request)
+            return service.answer(codec("GRPC_TF_TENSORS"), request) + signature
         except PayloadError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ModelError as error:
@@ -71,3 +72,14 @@ def start(service: Service, host: str, port: int) -> tuple[grpc.Server, int]:
         raise OSError(str(error)) from None
     server.start()
     return server, bound
+
+
+def _signature(deployed_model: str) -> bytes:
+    """What says, at the end of an answer, which deployed model gave it: Vertex AI itself does not over gRPC.
+
+    Serialized messages merge when one is put after the other.
+    """
+    if not deployed_model:
+        return b""
+    spec = messages_pb2.ModelSpec(version_label=deployed_model)
+    return messages_pb2.PredictResponse(model_spec=spec).SerializeToString()

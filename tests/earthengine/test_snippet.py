@@ -55,7 +55,7 @@ def earth_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Earth Engine's client with the algorithms that it carries for its own tests, without an account."""
     case = apitestcase.ApiTestCase()
     case.setUp()
-    monkeypatch.setattr(ee, "Initialize", lambda: None)
+    monkeypatch.setattr(ee, "Initialize", lambda **_: None)
     try:
         yield
     finally:

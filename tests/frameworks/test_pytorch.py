@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ContractError, ModelError
 from components.export import export_model
-from components.frameworks import of, pytorch
+from components.frameworks import TORCHSCRIPT_NAME, of, pytorch
 from components.golden import Golden
 from components.source import SourceModel
 from tests.conftest import WriteModel, assert_close
@@ -174,7 +174,7 @@ def test_dropout_and_batch_norm_are_in_evaluation_mode(write_model: WriteModel, 
     answer = check_export(directory, tmp_path)[1]["v"]
     tiles = random_tiles(ModelContract.read(directory), 5, 13)
     np.testing.assert_allclose(answer, tiles.transpose(0, 2, 3, 1), 1e-4, 1e-4)
-    assert not torch.jit.load(tmp_path / "exported" / pytorch.MODEL_FILE).training
+    assert not torch.jit.load(tmp_path / "exported" / TORCHSCRIPT_NAME).training
 
 
 def test_channels_last(write_model: WriteModel, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from google.cloud import aiplatform, aiplatform_v1, storage
 PARENT = "projects/local/locations/us-central1"
 BUCKET = "models"
 ARTIFACTS = f"gs://{BUCKET}/ndvi"
-ECHO = "us-central1-docker.pkg.dev/local/images/serving-echo:1"
+ECHO = "registry/local/images/serving-echo:1"
 
 
 class Emulator:

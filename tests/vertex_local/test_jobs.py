@@ -13,7 +13,7 @@ from kfp import compiler, dsl
 from .conftest import PARENT, Emulator
 
 State = aiplatform_v1.PipelineTaskDetail.State
-IMAGE = "us-central1-docker.pkg.dev/local/images/steps:1"
+IMAGE = "registry/local/images/steps:1"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -23,7 +23,7 @@ from components import job, storage
 from components.check import check_model, check_platform
 from components.deploy import check_numbers
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
-from components.earthengine.errors import ContractError, PipelineError
+from components.earthengine.errors import ContractError, JobError, PipelineError
 from components.train import METRICS_NAME
 from components.vertex import Vertex
 
@@ -179,22 +179,22 @@ def run(
     contract = ModelContract.read(model_dir)
     parameters = _parameters(contract, parameter) | ({"allow_pickle": True} if allow_pickle else {})
     _check_platform(contract, parameters, local.REPOSITORY, local.TAG)
-    state = Path(tempfile.mkdtemp(prefix="rehearsal-"))
-    try:
-        with local.local_vertex(state):
-            model_uri = f"gs://{local.BUCKET}/models/{contract.name}"
-            storage.stage(model_dir, model_uri)
-            vertex = Vertex(local.PROJECT, local.LOCATION)
-            name = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
-            _follow(vertex, name, output / contract.name)
-    except PipelineError as error:
-        if (logs := state / "jobs").is_dir():
-            error.add_note(f"the logs of every step: {logs}")
-        raise
-    shutil.rmtree(state, ignore_errors=True)
+    results = output / contract.name
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as state, local.local_vertex(Path(state)):
+        model_uri = f"gs://{local.BUCKET}/models/{contract.name}"
+        storage.stage(model_dir, model_uri)
+        vertex = Vertex(local.PROJECT, local.LOCATION)
+        name = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
+        try:
+            _follow(vertex, name, results)
+        except JobError as error:
+            shutil.copytree(Path(state, "jobs"), results / "logs", dirs_exist_ok=True)
+            error.add_note(f"the logs of every step: {results / 'logs'}")
+            raise
     if (metrics := model_dir / METRICS_NAME).is_file():
         measured = json.loads(metrics.read_text(encoding="utf-8"))
-        console.print(f"accuracy  {measured['accuracy']:.1%} on {measured['held_out_samples']} held-out samples")
+        if "held_out_samples" in measured:  # ours, of components/train.py
+            console.print(f"accuracy  {measured['accuracy']:.1%} on {measured['held_out_samples']} held-out samples")
 
 
 @app.command(name="compile")

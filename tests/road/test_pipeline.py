@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from google.auth.credentials import AnonymousCredentials
 from PIL import Image
@@ -34,7 +38,7 @@ def changed(model: Path, folder: Path, **keys: object) -> Path:
 
 def processes_under(folder: Path) -> list[str]:
     """Command lines of the processes that work in a folder."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line]
 
 
@@ -80,6 +84,65 @@ def test_submit_reaches_a_vertex_ai_that_lasts_and_a_second_run_makes_nothing_tw
     endpoint = vertex.endpoints.get_endpoint(name=f"{vertex.parent}/endpoints/land-cover-pytorch")
     assert [version.version_id for version in versions] == ["1"]
     assert [dict(endpoint.traffic_split)] == [{model.id: 100} for model in endpoint.deployed_models]
+
+
+@pytest.mark.slow
+def test_run_needs_no_sample_and_reads_no_metrics_of_others(trained: Trained, tmp_path: Path) -> None:
+    model = changed(trained["pytorch"], tmp_path / "model")
+    (model / "sample.npz").unlink()
+    (model / "metrics.json").write_text('{"loss": 0.1}')
+    done = pipeline("run", model, "--output", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "picture" not in done.stdout
+    assert "accuracy" not in done.stdout
+    assert "ee.Model.fromVertexAi" in (tmp_path / "out" / "land-cover-pytorch" / "earth-engine-call.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_nothing_running(
+    trained: Trained, tmp_path: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, str(ROOT / "pipeline.py"), "run", str(trained["pytorch"])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        while "upload" not in run.stdout.readline():
+            assert run.poll() is None
+        assert processes_under(tmp_path)  # the emulator, at least
+        run.send_signal(how)
+    deadline = time.monotonic() + 20
+    while processes_under(tmp_path):
+        assert time.monotonic() < deadline, processes_under(tmp_path)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_serve_is_taken_back_and_the_run_fails_with_its_reason(
+    vertex: Vertex, trained: Trained, tmp_path: Path
+) -> None:
+    class NoData(torch.nn.Module):
+        """Refuses tiles of nothing but masked pixels, which a server's warm-up sends."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(4, 3, 1)
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            assert bool(given.abs().sum() > 0), "there is no data"
+            answer: torch.Tensor = self.convolution(given)
+            return answer
+
+    model = changed(trained["pytorch"], tmp_path / "model", name="no-data")
+    torch.jit.script(NoData()).save(str(model / "model.pt"))
+    submit = ["submit", upload_folder(model, "no-data"), "--project", local.PROJECT, "--repository", "images"]
+    done = pipeline(*submit, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "✗ failed deploy" in done.stdout
+    assert "✓ release" in done.stdout
+    assert "there is no data" in done.stderr
+    endpoint = vertex.endpoints.get_endpoint(name=f"{vertex.parent}/endpoints/no-data")
+    assert (dict(endpoint.traffic_split), list(endpoint.deployed_models)) == ({}, [])
 
 
 @pytest.mark.slow
@@ -215,9 +278,13 @@ def test_an_image_that_does_not_go_with_the_model_is_refused(trained: Trained, t
 def test_parameters_are_read_by_type_and_refused_by_name(trained: Trained) -> None:
     done = pipeline("run", trained["pytorch"], "-p", "replicas=2")
     assert done.returncode == 1
-    assert "--parameter replicas=2 is not NAME=VALUE with NAME one of model_uri, staging" in done.stderr
+    assert "--parameter replicas=2 is not NAME=VALUE with NAME one of staging, endpoint" in done.stderr
     done = pipeline("run", trained["pytorch"], "-p", "min_replicas=two")
     assert "min_replicas takes a value of type Integer" in done.stderr
+    done = pipeline("run", trained["pytorch"], "-p", "canary_percent=0")
+    assert "canary_percent is 0; allowed: 1 to 100" in done.stderr
+    done = pipeline("run", trained["pytorch"], "-p", "model_uri=gs://other/model")
+    assert "is not NAME=VALUE with NAME one of staging, endpoint" in done.stderr
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from components import storage
-from components.archive import ARCHIVE_NAME
+from components.archive import ARCHIVE_NAME, archive_model
 from components.deploy import Deployment, deploy_model, read_record, record_address
-from components.earthengine.contract import FILE_NAME, Framework, ModelContract
+from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
 from components.earthengine.errors import ImageError, StorageError, VerificationError, VertexError
 from components.endpoint import find_or_create_endpoint
+from components.export import export_model
 from components.golden import Golden
 from components.release import release_deployment
+from components.train import train_land_cover
 from components.upload import upload_model
-from components.verify import verify_deployment
+from components.verify import verify_deployment, write_call
 from components.vertex import Vertex
 
 pytestmark = pytest.mark.slow
@@ -106,6 +113,7 @@ def test_an_endpoint_is_found_by_id_name_and_resource_name_and_made_once(vertex:
     assert find_or_create_endpoint(vertex, made) == made
     named = vertex.endpoints.create_endpoint(parent=vertex.parent, endpoint={"display_name": "By hand"}).result().name
     assert find_or_create_endpoint(vertex, "By hand") == named
+    assert find_or_create_endpoint(vertex, named.rsplit("/", 1)[-1]) == named  # an id of Vertex AI's own making
     vertex.endpoints.create_endpoint(parent=vertex.parent, endpoint={"display_name": "By hand"}).result()
     with pytest.raises(VertexError, match="2 endpoints are named 'By hand'"):
         find_or_create_endpoint(vertex, "By hand")
@@ -143,6 +151,98 @@ def test_a_canary_is_verified_then_promoted_or_taken_back(
     assert (again.deployed_model, again.created) == (third.deployed_model, False)
     release_deployment(vertex, record_address(staging, "run-4"), verified=False, keep_previous=0)
     assert traffic(vertex, endpoint) == {third.deployed_model: 100}
+
+
+def test_over_grpc_only_the_new_models_answers_count(
+    vertex: Vertex, staging: str, archives: Archives, tmp_path: Path
+) -> None:
+    train_land_cover(tmp_path / "model", "pytorch", seed=1)
+    export_model(tmp_path / "model", tmp_path / "exported")
+    archive_model(tmp_path / "exported", tmp_path / "archived")
+    keys = {"name": "grpc", "payload_format": "GRPC_TF_TENSORS"}
+    old_archive = variant(archives["pytorch"], tmp_path / "old", **keys)
+    new_archive = variant(tmp_path / "archived", tmp_path / "new", **keys)
+    endpoint = find_or_create_endpoint(vertex, "grpc")
+    old = upload_model(vertex, old_archive, PYTORCH_IMAGE, staging).name
+    new = upload_model(vertex, new_archive, PYTORCH_IMAGE, staging).name
+    deploy(vertex, staging, endpoint, old, "grpc-1")
+    newcomer = deploy(vertex, staging, endpoint, new, "grpc-2", canary_percent=30).deployed_model
+    for _ in range(3):  # an answer of the old model, of which most are, would be far off
+        found = verify_deployment(vertex, endpoint, newcomer, new_archive, tmp_path / "pictures")
+        assert found.largest_difference <= 1e-5
+    with pytest.raises(VerificationError, match="does not answer as the source model"):
+        verify_deployment(vertex, endpoint, newcomer, old_archive, tmp_path / "pictures")
+
+
+def test_a_deployment_that_outlives_its_step_is_taken_back(
+    vertex: Vertex, staging: str, archives: Archives, tmp_path: Path
+) -> None:
+    archive = variant(archives["tensorflow"], tmp_path / "outlives", name="outlives")
+    endpoint = find_or_create_endpoint(vertex, "outlives")
+    model = upload_model(vertex, archive, "images/serving-tensorflow:1", staging).name
+    call = (
+        "from components.deploy import *; from components.vertex import Vertex\n"
+        f"deploy_model(Vertex({vertex.project!r}, {vertex.location!r}), {endpoint!r}, {model!r}, "
+        f"record_address({staging!r}, 'killed'), run='killed', machine_type='n1-standard-2', min_replicas=1, "
+        "max_replicas=1, canary_percent=10)"
+    )
+    record = record_address(staging, "killed")
+    with subprocess.Popen([sys.executable, "-c", call]) as step:
+        while not ((written := read_record(record)) and written.operation):
+            assert step.poll() is None
+            time.sleep(0.05)
+        step.kill()
+    assert deployed(vertex, endpoint) == set()  # TensorFlow takes seconds to start
+    said = release_deployment(vertex, record, verified=False, keep_previous=0)
+    assert said == f"deployed model {written.deployed_model} is removed; traffic is as before: none"
+    assert deployed(vertex, endpoint) == set()
+
+
+def test_two_runs_on_one_endpoint_leave_each_others_models_alone(
+    vertex: Vertex, staging: str, archives: Archives, tmp_path: Path
+) -> None:
+    endpoint = find_or_create_endpoint(vertex, "shared")
+    models = [
+        upload_model(vertex, variant(archives["pytorch"], tmp_path / name, name="shared"), PYTORCH_IMAGE, staging).name
+        for name in ("shared-1", "shared-2", "shared-3")
+    ]
+    ids = [deploy(vertex, staging, endpoint, model, f"shared-{i}").deployed_model for i, model in enumerate(models)]
+    assert traffic(vertex, endpoint) == {ids[0]: 64, ids[1]: 16, ids[2]: 20}
+    release_deployment(vertex, record_address(staging, "shared-1"), verified=True, keep_previous=0)
+    assert traffic(vertex, endpoint) == {ids[1]: 100}
+    assert deployed(vertex, endpoint) == {ids[1], ids[2]}  # the third is not verified yet
+    release_deployment(vertex, record_address(staging, "shared-2"), verified=False, keep_previous=0)
+    assert traffic(vertex, endpoint) == {ids[1]: 100}
+    assert deployed(vertex, endpoint) == {ids[1]}
+
+
+def test_answers_larger_than_requests_are_packed_by_the_answer(vertex: Vertex, staging: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    torch.jit.script(torch.nn.Conv2d(1, 12, 1)).save(str(folder / "model.pt"))
+    contract = ModelContract(
+        name="many-outputs",
+        framework="pytorch",
+        payload_format="SERIALIZED_TF_TENSORS",
+        model=Source(file="model.pt"),
+        bands=(Band(name="B2"),),
+        tile=(64, 64),
+        scale=10,
+        outputs=(Output(name="embedding", dimensions=1),),
+    )
+    (folder / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+    sample: dict[str, Any] = {"B2": np.random.default_rng(0).random((300, 300), np.float32)}
+    np.savez(folder / "sample.npz", **sample)
+    export_model(folder, tmp_path / "exported")
+    archive_model(tmp_path / "exported", tmp_path / "archived")
+    endpoint = find_or_create_endpoint(vertex, "many-outputs")
+    model = upload_model(vertex, tmp_path / "archived", PYTORCH_IMAGE, staging).name
+    newcomer = deploy(vertex, staging, endpoint, model, "many-outputs").deployed_model
+    found = verify_deployment(vertex, endpoint, newcomer, tmp_path / "archived", tmp_path / "pictures")
+    assert found.largest_answer <= 1_500_000
+    assert found.largest_answer > 5 * found.largest_request
+    write_call(tmp_path / "archived", endpoint, tmp_path / "call.md")
+    assert "outputMultiplier=12" in (tmp_path / "call.md").read_text()
 
 
 def test_answers_that_are_not_the_source_models_are_refused_with_the_place(

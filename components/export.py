@@ -13,7 +13,7 @@ from components.digest import source_digest
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ContractError, ModelError
 from components.golden import Golden
-from components.source import SourceModel
+from components.source import SourceModel, prepare
 from components.whole import whole_folder
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def _export_source(
     except ContractError:
         odd = None
         log.warning("the model takes patches of %d x %d pixels only; Earth Engine must send these", *contract.patch)
-    source.framework.export(source.model, contract, destination, tiles[:1])
+    source.framework.export(source.model, contract, destination, prepare(contract, tiles[:1]))
     return contract, given, odd
 
 

@@ -33,8 +33,8 @@ class Backend(Protocol):
     def answer(self, model: Any, given: NDArray[Any]) -> Any:
         """What the model answers to an array in the layout and type that it wants: arrays."""
 
-    def export(self, model: Any, contract: ModelContract, destination: Path, example: Tiles) -> None:
-        """Write the model, wrapped to take raw tiles of any size, to a folder.
+    def export(self, model: Any, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:
+        """Write the model, wrapped to take raw tiles of any size, to a folder; `given` is as for `answer`.
 
         Raises:
             ModelError: the model cannot be exported.

@@ -72,9 +72,9 @@ def answer(model: nn.Module, given: NDArray[Any]) -> Any:
         return _to_numpy(model(torch.from_numpy(given)))
 
 
-def export(model: nn.Module, contract: ModelContract, destination: Path, example: Tiles) -> None:
+def export(model: nn.Module, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:
     """See `Backend.export`; scripted, traced only where the model cannot be scripted."""
-    wrapped = _Wrapped(_adapted(model, contract, example), contract).eval()
+    wrapped = _Wrapped(_adapted(model, contract, given), contract).eval()
     destination.mkdir(parents=True, exist_ok=True)
     torch.jit.script(wrapped).save(str(destination / TORCHSCRIPT_NAME))
 
@@ -175,13 +175,11 @@ class _Named(nn.Module):
         return [answer[name] for name in self.names]
 
 
-def _adapted(model: nn.Module, contract: ModelContract, example: Tiles) -> nn.Module:
+def _adapted(model: nn.Module, contract: ModelContract, given: NDArray[Any]) -> nn.Module:
     """The model as TorchScript that returns a list in the contract's order, whatever it returned."""
-    from components.source import prepare
-
-    given = torch.from_numpy(prepare(contract, example))
+    example = torch.from_numpy(given)
     with torch.inference_mode():
-        answer = model(given)
+        answer = model(example)
 
     def adapter(inner: nn.Module) -> nn.Module:
         if isinstance(answer, dict):
@@ -193,7 +191,7 @@ def _adapted(model: nn.Module, contract: ModelContract, example: Tiles) -> nn.Mo
     except Exception as error:
         reason = first_line(error)
     try:
-        traced = torch.jit.trace(model, given, strict=False, check_trace=False)
+        traced = torch.jit.trace(model, example, strict=False, check_trace=False)
         return torch.jit.script(adapter(traced))
     except Exception as error:
         raise ModelError(

@@ -63,7 +63,7 @@ def answer(model: Any, given: NDArray[Any]) -> Any:
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), _call(model, tf.constant(given)))
 
 
-def export(model: Any, contract: ModelContract, destination: Path, example: Tiles) -> None:  # noqa: ARG001
+def export(model: Any, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:  # noqa: ARG001
     """See `Backend.export`."""
     wrapped = _Wrapped(model, contract)
     try:

@@ -92,9 +92,7 @@ class Predictions:
 
     async def _post(self, name: str, body: bytes, content_type: str) -> tuple[ModelServer, httpx.Response]:
         endpoint = self._endpoints.get(name)
-        limit = _DEDICATED_LIMIT if endpoint.dedicated_endpoint_enabled else _SHARED_LIMIT
-        if len(body) > limit:
-            raise FailedPreconditionError(f"The request size ({len(body)} bytes) exceeds {limit / 1e6:.3f}MB limit.")
+        _check_size("request", body, endpoint)
         server = self._choose(endpoint)
         try:
             answer = await self._client.post(
@@ -114,6 +112,7 @@ class Predictions:
             ) from fault
         if not answer.is_success:
             raise _error_of(answer)
+        _check_size("response", answer.content, endpoint)
         return server, answer
 
     def _choose(self, endpoint: Any) -> ModelServer:
@@ -121,6 +120,12 @@ class Predictions:
         if not ids:
             raise FailedPreconditionError(f"Endpoint {endpoint.name!r} doesn't have traffic_split.")
         return self._fleet.get(endpoint.name, random.choices(ids, shares)[0])  # noqa: S311
+
+
+def _check_size(what: str, body: bytes, endpoint: Any) -> None:
+    limit = _DEDICATED_LIMIT if endpoint.dedicated_endpoint_enabled else _SHARED_LIMIT
+    if len(body) > limit:
+        raise FailedPreconditionError(f"The {what} size ({len(body)} bytes) exceeds {limit / 1e6:.3f}MB limit.")
 
 
 def _timeout(endpoint: Any) -> float:

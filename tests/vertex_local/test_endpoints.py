@@ -162,7 +162,7 @@ def test_a_server_s_refusal_and_failure_come_through(emulator: Emulator, pair: s
         emulator.predictions.predict(endpoint=pair, instances=["crash"])
 
 
-def test_a_request_over_the_limit_of_shared_endpoints_is_refused(emulator: Emulator, pair: str) -> None:
+def test_a_request_or_an_answer_over_the_limit_of_shared_endpoints_is_refused(emulator: Emulator, pair: str) -> None:
     def size_of(instance: str) -> int:
         return len(json.dumps({"instances": [instance]}).encode())
 
@@ -172,13 +172,17 @@ def test_a_request_over_the_limit_of_shared_endpoints_is_refused(emulator: Emula
             status: int = answer.status
             return status
 
-    fits = "x" * (1_500_000 - size_of(""))
+    fits = "briefly".ljust(1_500_000 - size_of(""), "x")
     assert predict(fits) == 200
     with pytest.raises(urllib.error.HTTPError) as caught:
         predict(fits + "x")
     with caught.value as error:
         assert error.code == 400
-        assert "1500001 bytes) exceeds 1.500MB" in json.load(error)["error"]["message"]
+        assert "request size (1500001 bytes) exceeds 1.500MB" in json.load(error)["error"]["message"]
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        predict("at length")
+    with caught.value as error:
+        assert "response size (1500020 bytes) exceeds 1.500MB" in json.load(error)["error"]["message"]
 
 
 def test_grpc_reaches_the_model_over_rest(emulator: Emulator, pair: str) -> None:

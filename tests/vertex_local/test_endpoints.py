@@ -182,7 +182,7 @@ def test_a_request_or_an_answer_over_the_limit_of_shared_endpoints_is_refused(em
     with pytest.raises(urllib.error.HTTPError) as caught:
         predict("at length")
     with caught.value as error:
-        assert "response size (1500020 bytes) exceeds 1.500MB" in json.load(error)["error"]["message"]
+        assert "response size (1500021 bytes) exceeds 1.500MB" in json.load(error)["error"]["message"]
 
 
 def test_grpc_reaches_the_model_over_rest(emulator: Emulator, pair: str) -> None:

@@ -68,8 +68,6 @@ def deploy_model(
         StorageError: the record cannot be written.
         VertexError: Vertex AI refuses, or the model's server does not become ready; traffic is as before.
     """
-    from google.cloud.aiplatform_v1 import types
-
     check_numbers(canary_percent=canary_percent, min_replicas=min_replicas, max_replicas=max_replicas)
     with explained(f"look up endpoint {endpoint}"):
         found = vertex.endpoints.get_endpoint(name=endpoint, retry=READ_AGAIN)
@@ -83,16 +81,16 @@ def deploy_model(
         if not before.get(there):
             set_traffic(vertex, endpoint, with_canary(before, there, canary_percent))
         return deployment
-    newcomer = types.DeployedModel(
-        id=deployment.deployed_model,
-        model=model,
-        display_name=model.rsplit("/", 1)[-1],
-        dedicated_resources=types.DedicatedResources(
-            machine_spec=types.MachineSpec(machine_type=machine_type),
-            min_replica_count=min_replicas,
-            max_replica_count=max_replicas,
-        ),
-    )
+    newcomer = {
+        "id": deployment.deployed_model,
+        "model": model,
+        "display_name": model.rsplit("/", 1)[-1],
+        "dedicated_resources": {
+            "machine_spec": {"machine_type": machine_type},
+            "min_replica_count": min_replicas,
+            "max_replica_count": max_replicas,
+        },
+    }
     what = f"deploy {model} to {endpoint}"
     with explained(what):
         # "0" stands for the model being deployed (aiplatform_v1, DeployModelRequest).

@@ -31,3 +31,6 @@ def import_by_submodule(name: str) -> None:
 
     module.__getattr__ = load  # type: ignore[method-assign]  # PEP 562
     sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)

@@ -46,8 +46,6 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         StorageError: the bucket does not exist or cannot be written.
         VertexError: the registry refuses the model.
     """
-    from google.cloud.aiplatform_v1 import types
-
     contract = ModelContract.read(archive)
     check_platform(contract, image, date.today())
     digest = _digest(archive, image)
@@ -57,25 +55,25 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     uri = f"{staging.rstrip('/')}/{contract.name}/{digest}"
     storage.stage(archive, uri)
     kind = images.of(image)
-    model = types.Model(
-        display_name=contract.name,
-        description=f"{contract.framework}, {contract.payload_format}; model.yaml lies in its artifact folder",
-        artifact_uri=uri,
-        labels={_DIGEST: digest},
-        container_spec=types.ModelContainerSpec(
-            image_uri=image,
-            ports=[types.Port(container_port=kind.http_port)],
+    model = {
+        "display_name": contract.name,
+        "description": f"{contract.framework}, {contract.payload_format}; model.yaml lies in its artifact folder",
+        "artifact_uri": uri,
+        "labels": {_DIGEST: digest},
+        "container_spec": {
+            "image_uri": image,
+            "ports": [{"container_port": kind.http_port}],
             # The port cannot be changed once the model is uploaded (aiplatform_v1, ModelContainerSpec).
-            grpc_ports=[types.Port(container_port=kind.grpc_port)] if kind.grpc_port else [],
-            health_route=kind.health_route,
-            predict_route=kind.predict_route,
-        ),
-    )
-    request = types.UploadModelRequest(parent=vertex.parent, model=model)
+            "grpc_ports": [{"container_port": kind.grpc_port}] if kind.grpc_port else [],
+            "health_route": kind.health_route,
+            "predict_route": kind.predict_route,
+        },
+    }
+    request = {"parent": vertex.parent, "model": model}
     if _exists(vertex, contract.name):
-        request.parent_model = f"{vertex.parent}/models/{contract.name}"
+        request["parent_model"] = f"{vertex.parent}/models/{contract.name}"
     else:
-        request.model_id = contract.name
+        request["model_id"] = contract.name
     with explained(f"upload model {contract.name}"):
         operation = vertex.models.upload_model(request)
     result = wait(operation, f"upload model {contract.name}", _SECONDS)

@@ -32,10 +32,8 @@ PROJECT = "{{$.pipeline_google_cloud_project_id}}"
 LOCATION = "{{$.pipeline_google_cloud_location}}"
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
-console, errors = (
-    Console(highlight=False, soft_wrap=True),
-    Console(stderr=True, highlight=False, soft_wrap=True),
-)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

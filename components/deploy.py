@@ -14,7 +14,7 @@ from typing import Any
 from components import storage
 from components.earthengine.errors import VertexError
 from components.traffic import set_traffic, with_canary
-from components.vertex import READ_AGAIN, Vertex, explained, wait
+from components.vertex import READ_AGAIN, Vertex, explained, model_id, wait
 
 # Vertex AI gives up a deployment after two hours at most (container requirements page).
 DEPLOY_SECONDS = 7200
@@ -127,9 +127,8 @@ def serves(deployed: Any, model: str) -> bool:
 
     The project's id in one name may be its number in the other, so only model and version are compared.
     """
-    name, version = model.rsplit("/", 1)[-1].split("@")
-    deployed_name = deployed.model.rsplit("/", 1)[-1].split("@")[0]
-    return (deployed_name, deployed.model_version_id) == (name, version)
+    version = model.rsplit("@", 1)[-1]
+    return (model_id(deployed.model), deployed.model_version_id) == (model_id(model), version)
 
 
 def record_address(staging: str, run: str) -> str:

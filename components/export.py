@@ -72,9 +72,13 @@ def _compare(contract: ModelContract, folder: Path, trials: list[Golden]) -> Non
         ModelError: it fails, or answers otherwise.
     """
     mend = "if the model is traced, make it scriptable; if it is merely imprecise, raise tolerance in model.yaml"
+    try:
+        exported = frameworks.of(contract).load_exported(folder)
+    except Exception as error:
+        raise ModelError(f"the exported model cannot be loaded: {frameworks.first_line(error)}; {mend}") from error
     for trial in trials:
         try:
-            answers = frameworks.of(contract).run_exported(folder, golden.batches(trial.tiles))
+            answers = [exported(batch) for batch in golden.batches(trial.tiles)]
         except Exception as error:
             size = f"{trial.tiles.shape[3]} x {trial.tiles.shape[2]}"
             reason = frameworks.first_line(error)

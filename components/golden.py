@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from components.earthengine.contract import Band, ModelContract, Property
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles
-from components.earthengine.tiles import Grid
+from components.earthengine.tiles import Grid, pack
 
 FILE_NAME = "golden.npz"
 SAMPLE_NAME = "sample.npz"
@@ -58,8 +58,7 @@ class Golden:
 
 def batches(tiles: Tiles) -> list[Tiles]:
     """Tiles in batches of about a request's size, which is what a model that serves is given at once."""
-    at_once = max(MAX_PAYLOAD_BYTES // tiles[0].nbytes, 1)
-    return [tiles[start : start + at_once] for start in range(0, len(tiles), at_once)]
+    return [tiles[part] for part in pack(len(tiles), min(tiles[0].nbytes, MAX_PAYLOAD_BYTES))]
 
 
 def joined(answers: list[Outputs]) -> Outputs:

@@ -70,8 +70,7 @@ def create_endpoint(
     registered: Input[VertexModel], project: str, location: str, endpoint: str, found: Output[VertexEndpoint]
 ) -> None:
     from components.endpoint import find_or_create_endpoint
-    from components.upload import model_id
-    from components.vertex import Vertex
+    from components.vertex import Vertex, model_id
 
     vertex = Vertex(project, location)
     name = find_or_create_endpoint(vertex, endpoint or model_id(registered.metadata["resourceName"]))

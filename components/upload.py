@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from google.api_core import exceptions
 
@@ -50,8 +51,11 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     check_platform(contract, image, date.today())
     digest = _digest(archive, image)
     storage.split(staging)
-    if found := _version(vertex, contract.name, digest):
-        return RegisteredModel(found, created=False)
+    parent = f"{vertex.parent}/models/{contract.name}"
+    versions = _versions(vertex, contract.name)
+    same = [int(version.version_id) for version in versions if version.labels.get(_DIGEST) == digest]
+    if same:
+        return RegisteredModel(f"{parent}@{max(same)}", created=False)
     uri = f"{staging.rstrip('/')}/{contract.name}/{digest}"
     storage.stage(archive, uri)
     kind = images.of(image)
@@ -70,8 +74,8 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         },
     }
     request = {"parent": vertex.parent, "model": model}
-    if _exists(vertex, contract.name):
-        request["parent_model"] = f"{vertex.parent}/models/{contract.name}"
+    if versions:
+        request["parent_model"] = parent
     else:
         request["model_id"] = contract.name
     with explained(f"upload model {contract.name}"):
@@ -80,30 +84,13 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     return RegisteredModel(f"{result.model}@{result.model_version_id}", created=True)
 
 
-def model_id(name: str) -> str:
-    """The model's id in a resource name `.../models/ID@VERSION`."""
-    return name.rsplit("/", 1)[-1].split("@", maxsplit=1)[0]
-
-
-def _exists(vertex: Vertex, name: str) -> bool:
-    with explained(f"look up model {name}"):
-        try:
-            vertex.models.get_model(name=f"{vertex.parent}/models/{name}", retry=READ_AGAIN)
-        except exceptions.NotFound:
-            return False
-    return True
-
-
-def _version(vertex: Vertex, name: str, digest: str) -> str | None:
-    """The newest version of a model with this digest."""
-    model = f"{vertex.parent}/models/{name}"
+def _versions(vertex: Vertex, name: str) -> list[Any]:
+    """The versions of a model; none if there is no such model."""
     with explained(f"list the versions of model {name}"):
         try:
-            versions = list(vertex.models.list_model_versions(name=model, retry=READ_AGAIN))
+            return list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/{name}", retry=READ_AGAIN))
         except exceptions.NotFound:
-            return None
-    same = [int(version.version_id) for version in versions if version.labels.get(_DIGEST) == digest]
-    return f"{model}@{max(same)}" if same else None
+            return []
 
 
 def _digest(archive: Path, image: str) -> str:

@@ -148,6 +148,11 @@ class Vertex:
         return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})
 
 
+def model_id(name: str) -> str:
+    """The model's id in a resource name `.../models/ID` or `.../models/ID@VERSION`."""
+    return name.rsplit("/", 1)[-1].split("@", maxsplit=1)[0]
+
+
 def credentials() -> Credentials:
     """The user's or the step's own; none for a local Vertex AI.
 

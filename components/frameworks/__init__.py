@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -40,8 +41,8 @@ class Backend(Protocol):
             ModelError: the model cannot be exported.
         """
 
-    def run_exported(self, folder: Path, batches: list[Tiles]) -> list[Outputs]:
-        """What an exported model answers to batches of raw tiles `[N, C, H, W]`."""
+    def load_exported(self, folder: Path) -> Callable[[Tiles], Outputs]:
+        """An exported model as a function from raw tiles `[N, C, H, W]` to its answers."""
 
 
 def of(contract: ModelContract) -> Backend:

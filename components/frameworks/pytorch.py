@@ -9,6 +9,7 @@ dictionary from output names to tensors, channels last.
 import importlib.util
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ def export(model: nn.Module, contract: ModelContract, destination: Path, given: 
     torch.jit.script(wrapped).save(str(destination / TORCHSCRIPT_NAME))
 
 
-def run_exported(folder: Path, batches: list[Tiles]) -> list[Outputs]:
-    """See `Backend.run_exported`."""
+def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
+    """See `Backend.load_exported`."""
     model = torch.jit.load(folder / TORCHSCRIPT_NAME, map_location="cpu").eval()
-    return [answer(model, batch) for batch in batches]
+    return lambda tiles: answer(model, tiles)
 
 
 class _Wrapped(nn.Module):

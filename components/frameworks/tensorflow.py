@@ -7,6 +7,7 @@ GRPC_TF_TENSORS sends them to a plain TensorFlow Serving. Both return the output
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,15 @@ def export(model: Any, contract: ModelContract, destination: Path, given: NDArra
         ) from error
 
 
-def run_exported(folder: Path, batches: list[Tiles]) -> list[Outputs]:
-    """See `Backend.run_exported`."""
-    signature = tf.saved_model.load(str(folder)).signatures["tiles"]
-    return [{name: tensor.numpy() for name, tensor in signature(tiles=tf.constant(batch)).items()} for batch in batches]
+def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
+    """See `Backend.load_exported`."""
+    loaded = tf.saved_model.load(str(folder))
+
+    def run(tiles: Tiles) -> Outputs:
+        answers = loaded.signatures["tiles"](tiles=tf.constant(tiles))
+        return {name: tensor.numpy() for name, tensor in answers.items()}
+
+    return run
 
 
 class _Wrapped(tf.Module):  # type: ignore[misc]  # TensorFlow has no types

@@ -23,6 +23,11 @@ class ServedModel(Protocol):
         """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
 
 
+def last_line(error: Exception) -> str:
+    """What a framework's error says: its last line, cut."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+
+
 def load(path: Path) -> ServedModel:
     """The model in an artifact: a `.mar`, a folder with `model.mar`, or a SavedModel with `model.yaml` in it.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from containers.serving.model import last_line
 
 SIGNATURE = "tiles"
 
@@ -29,9 +30,9 @@ class TensorFlowModel:
             # Kept whole: the signature's variables live only as long as what was loaded.
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
             raise ModelError(
-                f"{path}: TensorFlow {tf.__version__} cannot load it ({line}); export the model with this version"
+                f"{path}: TensorFlow {tf.__version__} cannot load it ({last_line(error)}); "
+                "export the model with this version"
             ) from None
         if SIGNATURE not in self._loaded.signatures:
             there = ", ".join(self._loaded.signatures) or "none"

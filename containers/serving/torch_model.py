@@ -13,6 +13,7 @@ import torch
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from containers.serving.model import last_line
 
 _MANIFEST = "MAR-INF/MANIFEST.json"
 
@@ -28,7 +29,7 @@ class TorchModel:
             module = torch.jit.load(io.BytesIO(script), map_location="cpu")
         except RuntimeError as error:
             raise ModelError(
-                f"{archive}: PyTorch {torch.__version__} cannot load its TorchScript ({_last_line(error)}); "
+                f"{archive}: PyTorch {torch.__version__} cannot load its TorchScript ({last_line(error)}); "
                 "export the model with this version or an older one"
             ) from None
         module.eval()
@@ -58,7 +59,3 @@ def _read(path: Path) -> tuple[str, bytes]:
         ) from None
     except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
         raise ModelError(f"{path} cannot be read as a .mar ({error}); archive the model again") from None
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]

@@ -109,7 +109,7 @@ def check_export(directory: Path, tmp_path: Path, sizes: tuple[tuple[int, int], 
     contract = export_model(directory, tmp_path / "exported", allow_pickle=True)
     source = SourceModel(directory, allow_pickle=True)
     batches = [random_tiles(contract, *size) for size in sizes]
-    answers = of(contract).run_exported(tmp_path / "exported", batches)
+    answers = list(map(of(contract).load_exported(tmp_path / "exported"), batches))
     for batch, answer in zip(batches, answers, strict=True):
         expected = source.predict(batch)
         assert list(answer) == list(expected)
@@ -204,7 +204,7 @@ def test_normalisation_properties_and_types(write_model: WriteModel, tmp_path: P
     )
     export_model(directory, tmp_path / "exported")
     tiles = np.array([[[[-9.97]], [[4]]]], np.float32)
-    (answer,) = pytorch.run_exported(tmp_path / "exported", [tiles])
+    answer = pytorch.load_exported(tmp_path / "exported")(tiles)
     # -9.97 * 10 + 100 = 0.3, cast to 0; 4 * 0.5 + 2 = 4.
     assert answer["x"].dtype == np.uint8
     assert answer["x"].tolist() == [[[4]]]
@@ -242,7 +242,7 @@ def test_state_dict_with_code(write_model: WriteModel, tmp_path: Path) -> None:
     check_export(with_code(write_model, model), tmp_path)
     with torch.inference_mode():
         expected = model.eval()(torch.ones(1, 2, 1, 1)).item()
-    (answer,) = pytorch.run_exported(tmp_path / "exported", [np.ones((1, 2, 1, 1), np.float32)])
+    answer = pytorch.load_exported(tmp_path / "exported")(np.ones((1, 2, 1, 1), np.float32))
     assert answer["total"].item() == pytest.approx(expected)
 
 

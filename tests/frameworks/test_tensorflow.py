@@ -42,7 +42,7 @@ def check_export(directory: Path, tmp_path: Path, sizes: tuple[tuple[int, int], 
     contract = export_model(directory, tmp_path / "exported")
     source = SourceModel(directory)
     batches = [random_tiles(contract, *size) for size in sizes]
-    answers = of(contract).run_exported(tmp_path / "exported", batches)
+    answers = list(map(of(contract).load_exported(tmp_path / "exported"), batches))
     for batch, answer in zip(batches, answers, strict=True):
         expected = source.predict(batch)
         assert sorted(answer) == sorted(expected)
@@ -95,7 +95,7 @@ def test_multiple_of_32_on_small_tiles(write: WriteModel, tmp_path: Path) -> Non
     directory = write(model, source={"multiple": 32}, outputs=VECTOR, tile=[1, 1])
     for answer, (height, width) in zip(check_export(directory, tmp_path), SIZES, strict=True):
         assert answer["v"].shape == (2, height, width, 2)
-    single = tensorflow.run_exported(tmp_path / "exported", [np.full((1, 2, 1, 1), 7, np.float32)])
+    single = [tensorflow.load_exported(tmp_path / "exported")(np.full((1, 2, 1, 1), 7, np.float32))]
     assert single[0]["v"].ravel().tolist() == [7, 7]
 
 
@@ -157,7 +157,7 @@ def test_channels_first_module_with_types_and_properties(write: WriteModel, tmp_
     )
     export_model(directory, tmp_path / "exported")
     tiles = np.array([[[[-9.97]], [[4]]]], np.float32)
-    (answer,) = tensorflow.run_exported(tmp_path / "exported", [tiles])
+    answer = tensorflow.load_exported(tmp_path / "exported")(tiles)
     # -9.97 * 10 + 100 = 0.3, cast to 0; 4 * 0.5 + 2 = 4.
     assert answer["a"].dtype == np.uint8
     assert answer["a"].tolist() == [[[4]]]
@@ -185,7 +185,7 @@ def test_serving_default_takes_a_tensor_a_band(write: WriteModel, tmp_path: Path
     assert sorted(answer) == ["a", "b"]
     assert (answer["a"].numpy() == np.full((1, 3, 4), 141)).all()
     tiles = np.concatenate([np.full((1, n, 3, 4), v, np.float32) for n, v in ((1, 1), (4, 10), (1, 100))], 1)
-    np.testing.assert_array_equal(tensorflow.run_exported(tmp_path / "exported", [tiles])[0]["a"], answer["a"].numpy())
+    np.testing.assert_array_equal(tensorflow.load_exported(tmp_path / "exported")(tiles)["a"], answer["a"].numpy())
 
 
 def test_one_answer_a_patch(write: WriteModel, tmp_path: Path) -> None:

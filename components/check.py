@@ -65,7 +65,7 @@ def check_platform(contract: ModelContract, image: str, today: date) -> list[str
         Warnings.
 
     Raises:
-        ContractError, PayloadError, ImageError: it cannot.
+        ContractError, ImageError: it cannot.
     """
     check_payload(contract)
     return images.check(contract, image, today)
@@ -83,4 +83,5 @@ def _run(directory: Path, allow_pickle: bool) -> str:
             f"the answer to one tile takes {size:,} bytes in {contract.payload_format}, a shared endpoint allows "
             f"{MAX_PAYLOAD_BYTES:,}; declare a smaller tile in model.yaml"
         )
-    return f"answers a patch of {contract.patch[0]} x {contract.patch[1]} pixels as declared: {answered}"
+    sent = "a feature" if contract.table else f"a patch of {contract.patch[0]} x {contract.patch[1]} pixels"
+    return f"answers {sent} as declared: {answered}"

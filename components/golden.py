@@ -10,9 +10,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from components.earthengine.contract import Band, ModelContract, Property
+from components.earthengine.contract import Band, ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles
+from components.earthengine.payloads.batches import Part, parts
 from components.earthengine.tiles import Grid, pack
 
 FILE_NAME = "golden.npz"
@@ -20,6 +21,7 @@ SAMPLE_NAME = "sample.npz"
 
 # Made tiles: enough for several requests, few enough that a step stays fast.
 _MADE = 4
+_MADE_FEATURES = 64
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ def tiles_for(contract: ModelContract, directory: Path) -> tuple[Tiles, tuple[in
     """Raw tiles to try a model with, and the (width, height) of the scene that they cover.
 
     Cut from `sample.npz` beside the model where there is one: an array `[height, width]` a scalar
-    band, `[height, width, ...]` an array-valued one, a number a property, under their names. Else
-    made from the contract: noise that spreads the normalised values over 0 to 1, and one tile of 0s.
+    band, `[height, width, ...]` an array-valued one, a number or a string a property, under their names;
+    for a table `[N]` or `[N, ...]` a property. Else made from the contract: noise that spreads the
+    normalised values over 0 to 1, and one tile of 0s.
 
     Raises:
         ModelError: sample.npz lacks a band, or its bands differ in size.
@@ -80,13 +83,14 @@ def tiles_for(contract: ModelContract, directory: Path) -> tuple[Tiles, tuple[in
     if not path.exists():
         return _made(contract), None
     image = _read(contract, path)
+    if contract.table:
+        return np.ascontiguousarray(np.moveaxis(image, 2, 0)[..., np.newaxis]), None
     grid = Grid.over(contract, image.shape[2], image.shape[1])
     return grid.cut(image), (grid.width, grid.height)
 
 
 def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
-    """The image `[C, height, width]` of a sample.npz."""
-    planes: list[NDArray[np.float32]] = []
+    """The image `[C, height, width]` of a sample.npz; of a table `[C, 1, N]`, each feature a pixel."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if missing := [part.name for part in contract.sent if part.name not in file]:
@@ -94,32 +98,46 @@ def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
                     f"{path} lacks {', '.join(missing)}; it needs an array for each of "
                     f"{', '.join(part.name for part in contract.sent)}: add what is missing, or remove the file"
                 )
-            size = file[contract.bands[0].name].shape[:2]
-            for band in contract.bands:
-                array = file[band.name].astype(np.float32)
-                if array.shape != (*size, *band.shape):
-                    raise ValueError(f"{band.name} has shape {list(array.shape)}, not {[*size, *band.shape]}")
-                planes.append(np.moveaxis(array.reshape(*size, -1), -1, 0))
-            planes += [np.full((1, *size), float(file[prop.name]), np.float32) for prop in contract.properties]
+            first = file[contract.sent[0].name]
+            size = (1, *first.shape[:1]) if contract.table else first.shape[:2]
+            planes = [_planes(part, file[part.name], size, contract.table) for part in parts(contract)]
     except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
         raise ModelError(f"{path} cannot be used as sample: {error}; write it again with numpy.savez") from error
     return np.concatenate(planes)
 
 
+def _planes(part: Part, array: NDArray[Any], size: tuple[int, ...], table: bool) -> NDArray[np.float32]:
+    """The channels `[n, *size]` of a part of a sample."""
+    if part.values:
+        unknown = sorted({str(value) for value in array.flat} - set(part.values))
+        if unknown:
+            raise ValueError(f"{part.name} has {', '.join(unknown[:3])}, not only {', '.join(part.values)}")
+        array = np.array([part.values.index(str(value)) for value in array.flat]).reshape(array.shape)
+    along = size[1:] if table else size if part.has_pixels else ()
+    if array.shape != (*along, *part.shape):
+        raise ValueError(f"{part.name} has shape {list(array.shape)}, not {[*along, *part.shape]}")
+    planes = np.moveaxis(array.astype(np.float32).reshape(*along, part.channels), -1, 0)
+    if table:
+        return planes[:, np.newaxis]
+    return np.broadcast_to(planes if part.has_pixels else planes[:, np.newaxis, np.newaxis], (part.channels, *size))
+
+
 def _made(contract: ModelContract) -> Tiles:
     width, height = contract.patch
-    noise = np.random.default_rng(0).random((_MADE, contract.channels, height, width), np.float32)
+    count = _MADE_FEATURES if contract.table else _MADE
+    noise = np.random.default_rng(0).random((count, contract.channels, height, width), np.float32)
     noise[-1] = 0
     tiles = np.empty_like(noise)
-    channel = 0
-    for part in contract.sent:
-        channels = slice(channel, channel := channel + (part.channels if isinstance(part, Band) else 1))
-        values = (noise[:, channels] - part.offset) / (part.factor or 1)
+    for part, sent in zip(parts(contract), contract.sent, strict=True):
+        channels = slice(part.first, part.first + part.channels)
+        values = (noise[:, channels] - sent.offset) / (sent.factor or 1)
         values[-1] = 0
-        if isinstance(part, Property):
-            values = np.heaviside(values, 0)[..., :1, :1] if part.type == "boolean" else values[..., :1, :1]
-        elif part.type not in {"float", "double"}:
-            limits = np.iinfo(part.type)
+        if part.values:
+            values = np.floor(noise[:, channels] * len(part.values))
+        elif sent.type == "boolean":
+            values = np.heaviside(values, 0)
+        elif part.dtype.kind in "iu":
+            limits = np.iinfo(part.dtype)
             values = values.round().clip(limits.min, limits.max)
-        tiles[:, channels] = values
+        tiles[:, channels] = values if isinstance(sent, Band) else values[..., :1, :1]
     return tiles

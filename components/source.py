@@ -75,14 +75,16 @@ def prepare(contract: ModelContract, tiles: Tiles) -> NDArray[Any]:
     """What the model wants to be given for raw tiles `[N, C, H, W]`.
 
     Normalised, reflected at the right and bottom edge up to the contract's multiple, in the
-    contract's layout and type.
+    contract's layout and type; of a table `[N, C]`.
     """
     channelwise = (1, -1, 1, 1)
     factors = np.array(contract.factors, np.float32).reshape(channelwise)
     offsets = np.array(contract.offsets, np.float32).reshape(channelwise)
     beyond = [(0, -size % contract.model.multiple) for size in tiles.shape[2:]]
     padded = np.pad(tiles * factors + offsets, [(0, 0), (0, 0), *beyond], mode="reflect")
-    if contract.layout == "channels_last":
+    if contract.table:
+        padded = padded[:, :, 0, 0]
+    elif contract.layout == "channels_last":
         padded = padded.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(padded.astype(contract.model.type))
 

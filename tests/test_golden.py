@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from components import golden
+from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads import Outputs
 from components.golden import Golden
@@ -101,6 +102,45 @@ def test_sample_is_cut_into_tiles(tmp_path: Path) -> None:
     assert tiles[0, :, 1, 2].tolist() == [8, 16, 17, 2020]
     assert tiles[1, :, 0, 0].tolist() == [4, 8, 9, 2020]
     assert not tiles[3, :, 1:].any()
+
+
+def table_of(**changes: Any) -> ModelContract:
+    properties = [
+        {"name": "area", "factor": 0.5},
+        {"name": "monthly", "shape": [2]},
+        {"name": "wet", "type": "boolean"},
+        {"name": "soil", "type": "string", "values": ["clay", "loam"]},
+    ]
+    return contract_of(**({"bands": None, "tile": None, "scale": None, "properties": properties} | changes))
+
+
+def test_made_features_suit_a_table(tmp_path: Path) -> None:
+    tiles, scene = golden.tiles_for(table_of(), tmp_path)
+    assert scene is None
+    assert tiles.shape[1:] == (5, 1, 1)
+    assert set(np.unique(tiles[:, 3])) == set(np.unique(tiles[:, 4])) == {0, 1}
+    assert not tiles[-1].any()
+
+
+def test_a_sample_of_a_table_is_one_feature_after_the_other(tmp_path: Path) -> None:
+    monthly = np.array([[3, 4], [5, 6], [7, 8]])
+    wet = [True, False, True]
+    np.savez(tmp_path / "sample.npz", area=[1.0, 2, 9], monthly=monthly, wet=wet, soil=["loam", "clay", "loam"])
+    tiles, scene = golden.tiles_for(table_of(), tmp_path)
+    assert scene is None
+    assert tiles[..., 0, 0].tolist() == [[1, 3, 4, 1, 1], [2, 5, 6, 0, 0], [9, 7, 8, 1, 1]]
+    np.savez(tmp_path / "sample.npz", area=[1.0], monthly=monthly[:1], wet=[True], soil=["sand"])
+    with pytest.raises(ModelError, match="soil has sand, not only clay, loam"):
+        golden.tiles_for(table_of(), tmp_path)
+
+
+def test_a_samples_properties_are_the_same_in_every_pixel(tmp_path: Path) -> None:
+    contract = contract_of(properties=table_of().model_dump()["properties"])
+    plane = np.ones((20, 20))
+    np.savez(tmp_path / "sample.npz", red=plane, green=plane, area=3, monthly=[4, 5], wet=True, soil="loam")
+    tiles, _ = golden.tiles_for(contract, tmp_path)
+    assert tiles.shape == (4, 7, 16, 16)
+    assert tiles[0, 2:, 3, 3].tolist() == [3, 4, 5, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def test_prepare_lays_out_and_casts() -> None:
     assert given[0, 1, 2].tolist() == [11, 11]
 
 
+def test_prepare_gives_a_table_without_pixels() -> None:
+    contract = contract_of(bands=None, tile=None, scale=None, properties=[{"name": "a", "factor": 2}, {"name": "b"}])
+    tiles = np.array([[1, 2], [3, 4]], np.float32).reshape(2, 2, 1, 1)
+    assert prepare(contract, tiles).tolist() == [[2, 2], [6, 4]]
+
+
 def test_prepare_reflects_right_and_below_up_to_the_multiple() -> None:
     given = prepare(with_source(multiple=4), tiles(3, 5))
     assert given.shape == (1, 2, 4, 8)

@@ -27,6 +27,8 @@ PayloadFormat = Literal[
     "GRPC_SERIALIZED_TF_TENSORS",
     "GRPC_TF_EXAMPLES",
 ]
+# The guide's name of what the API's own list calls otherwise.
+_EXAMPLES_IN_THE_GUIDE = "GRPC_SERIALIZED_TF_EXAMPLES"
 # The constructors of ee.PixelType (earthengine-api, python/ee/pixeltype.py).
 PixelType = Literal["float", "double", "int8", "uint8", "int16", "uint16", "int32"]
 ModelType = Literal["float16", "float32", "float64", "uint8", "int16", "int32", "int64"]
@@ -59,12 +61,37 @@ class Band(_Part):
 
 
 class Property(_Part):
-    """A property sent with each instance; the model sees it as one constant channel after the bands."""
+    """A property sent with each instance; the model sees it as constant channels after the bands.
+
+    A number fills one channel, one of a shape as many as it has elements; false and true are 0 and 1,
+    a string is its place in `values`.
+    """
 
     name: Name = Field(description="the property's name in Earth Engine")
-    type: Literal["number", "boolean"] = Field("number", description="what Earth Engine sends")
+    type: Literal["number", "boolean", "string"] = Field("number", description="what Earth Engine sends")
+    shape: tuple[Pixels, ...] = Field((), max_length=2, description="of an array-valued number, such as [12]")
+    values: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(
+        (), description="of a string: those it can be; the model sees the place in this list, from 0"
+    )
     factor: float = Field(1.0, description="the model sees value * factor + offset", allow_inf_nan=False)
     offset: float = Field(0.0, description="the model sees value * factor + offset", allow_inf_nan=False)
+
+    @property
+    def channels(self) -> int:
+        """How many channels of the model's input this property fills."""
+        return math.prod(self.shape)
+
+    @model_validator(mode="after")
+    def _type_and_values_agree(self) -> Self:
+        if self.type == "string" and not self.values:
+            raise ValueError("has no values; list the strings that it can be, in the order of the model's numbers")
+        if self.type != "string" and self.values:
+            raise ValueError(f"has values, which only a string can have, not a {self.type}; remove them")
+        if len(set(self.values)) < len(self.values):
+            raise ValueError("has a value twice; list each string once")
+        if self.shape and self.type != "number":
+            raise ValueError(f"has a shape, which only a number can have, not a {self.type}; remove it")
+        return self
 
 
 class Output(_Part):
@@ -133,7 +160,8 @@ class ModelContract(_Part):
     """What Earth Engine must know of a model.
 
     Inside the project a batch of tiles is one float32 array `[N, C, height, width]` of raw values:
-    the bands in order, array-valued ones flattened, then the properties; masked pixels are 0.
+    the bands in order, array-valued ones flattened, then the properties likewise; masked pixels are 0.
+    A contract without bands is of a table (`predictProperties`): each feature is a tile of one pixel.
     """
 
     contract: Literal[1] = Field(1, description="version of this file's format")
@@ -143,20 +171,41 @@ class ModelContract(_Part):
     framework: Framework = Field(description="what the model was trained with")
     payload_format: PayloadFormat = Field(description="how Earth Engine encodes tiles")
     model: Source = Field(description="where the model lies and what it wants")
-    bands: tuple[Band, ...] = Field(min_length=1, description="input bands in order")
+    bands: tuple[Band, ...] = Field((), description="input bands in order; none for a table of features")
     true_colour: tuple[Name, Name, Name] | None = Field(
         None, description="the scalar bands to show as red, green and blue"
     )
     properties: tuple[Property, ...] = Field((), description="properties sent with each instance, in order")
-    tile: Size = Field(description="width and height of a tile in pixels, without overlap")
+    tile: Size = Field((1, 1), description="width and height of a tile in pixels, without overlap")
     overlap: tuple[Annotated[int, Field(ge=0, le=2048)], Annotated[int, Field(ge=0, le=2048)]] = Field(
         (0, 0), description="pixels added on each edge, in x and in y"
     )
     output_tile: Size | None = Field(None, description="width and height of the answer, where not the patch sent")
     projection: str = Field("EPSG:4326", min_length=1, description="coordinate reference system of the input pixels")
-    scale: float = Field(gt=0, allow_inf_nan=False, description="size of a pixel in metres")
+    scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="size of a pixel in metres")
     outputs: tuple[Output, ...] = Field(min_length=1, description="outputs in the model's order")
     tolerance: Tolerance = Field(Tolerance(), description="how far an answer may lie from the source model's")
+
+    @model_validator(mode="after")
+    def _is_of_an_image_or_a_table(self) -> Self:
+        of_images = {"tile", "overlap", "output_tile", "projection", "scale", "true_colour"}
+        if self.bands:
+            if missing := sorted({"tile", "scale"} - self.model_fields_set):
+                raise ValueError(f"{' and '.join(missing)} must be given beside bands; add what is missing")
+        elif not self.properties:
+            raise ValueError("bands and properties are both empty; declare what Earth Engine sends")
+        elif surplus := sorted(of_images & self.model_fields_set):
+            raise ValueError(
+                f"{', '.join(surplus)} says nothing of a table, which has no bands; remove it or add bands"
+            )
+        elif self.model.multiple != 1:
+            raise ValueError("model.multiple says nothing of a table, which has no height and width; remove it")
+        return self
+
+    @field_validator("payload_format", mode="before")
+    @classmethod
+    def _by_the_name_of_the_api(cls, name: object) -> object:
+        return "GRPC_TF_EXAMPLES" if name == _EXAMPLES_IN_THE_GUIDE else name
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -182,10 +231,11 @@ class ModelContract(_Part):
                     f"payload_format ND_ARRAYS has no names on the wire and carries 1 output, not {len(self.outputs)}; "
                     "use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
                 )
-            if self.properties or any(band.shape for band in self.bands):
+            strings = any(prop.type == "string" for prop in self.properties)
+            if (self.bands and self.properties) or strings or any(part.shape for part in self.sent):
                 raise ValueError(
-                    "payload_format ND_ARRAYS carries scalar bands only, not properties or array-valued bands; "
-                    "use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
+                    "payload_format ND_ARRAYS carries scalar bands only, or of a table numbers and booleans, not "
+                    "properties beside bands, strings or what has a shape; use SERIALIZED_TF_TENSORS or GRPC_TF_TENSORS"
                 )
         return self
 
@@ -196,8 +246,13 @@ class ModelContract(_Part):
 
     @property
     def channels(self) -> int:
-        """Channels of the model's input: of all bands, then one a property."""
-        return sum(band.channels for band in self.bands) + len(self.properties)
+        """Channels of the model's input: of all bands, then of all properties."""
+        return sum(part.channels for part in self.sent)
+
+    @property
+    def table(self) -> bool:
+        """Whether Earth Engine sends features (`predictProperties`), not tiles of an image."""
+        return not self.bands
 
     @property
     def layout(self) -> Layout:
@@ -224,8 +279,7 @@ class ModelContract(_Part):
         return self._of_each_channel("offset")
 
     def _of_each_channel(self, key: Literal["factor", "offset"]) -> list[float]:
-        of_bands = [getattr(band, key) for band in self.bands for _ in range(band.channels)]
-        return of_bands + [getattr(prop, key) for prop in self.properties]
+        return [getattr(part, key) for part in self.sent for _ in range(part.channels)]
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -265,6 +319,6 @@ class ModelContract(_Part):
 
     def dump(self) -> str:
         """The contract as the text of a model.yaml that `parse` reads back."""
-        document = self.model_dump(mode="json", exclude_defaults=True)
+        document = self.model_dump(mode="json", exclude_unset=True)
         # In ASCII: left as it is, U+0085 would be read back as a line's end.
         return yaml.safe_dump({"contract": self.contract, **document}, sort_keys=False)

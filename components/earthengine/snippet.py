@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.earthengine.contract import ModelContract, Output
+import numpy as np
+
+from components.earthengine.contract import ModelContract, Output, Property
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,23 @@ class _Language:
     closed: str
     argument: str
     true: str
+    null: str
     pixel_type: str
 
     def let(self, name: str, expression: str) -> str:
         return f"{self.declare}{name} = {expression}{self.end}"
 
 
-_PYTHON = _Language("# ", "", "", "(", ")", "{}={}", "True", '{{"type": ee.PixelType.{}(), "dimensions": {}}}')
-_JAVASCRIPT = _Language("// ", "var ", ";", "({", "})", "{}: {}", "true", "{{type: ee.PixelType.{}(), dimensions: {}}}")
+_PYTHON = _Language("# ", "", "", "(", ")", "{}={}", "True", "None", '{{"type": ee.PixelType.{}(), "dimensions": {}}}')
+_JAVASCRIPT = _Language(
+    "// ", "var ", ";", "({", "})", "{}: {}", "true", "null", "{{type: ee.PixelType.{}(), dimensions: {}}}"
+)
 
 
 def python_call(contract: ModelContract, endpoint: str, output_multiplier: float = 1) -> str:
     """Python that sends an image to the model behind an endpoint and shows the answer on geemap's map.
+
+    For a table: a collection of features, whose first answer is printed.
 
     Args:
         contract: the model's contract.
@@ -45,6 +52,8 @@ def python_call(contract: ModelContract, endpoint: str, output_multiplier: float
         f"ee.Initialize(project={_literal(endpoint.split('/')[1])})",
         *_prediction(contract, endpoint, output_multiplier, _PYTHON),
     ]
+    if contract.table:
+        return "\n".join([*lines, "print(predictions.first().getInfo())"]) + "\n"
     lines += ["", "import geemap", "", "Map = geemap.Map()", "Map.centerObject(image.geometry(), 12)"]
     for output in contract.outputs:
         lines.append(f"Map.addLayer({_variable(output)}, {_literal(_style(output))}, {_literal(output.name)})")
@@ -55,7 +64,10 @@ def python_call(contract: ModelContract, endpoint: str, output_multiplier: float
 
 def javascript_call(contract: ModelContract, endpoint: str, output_multiplier: float = 1) -> str:
     """The same as `python_call`, for the code editor of Earth Engine."""
-    lines = [*_prediction(contract, endpoint, output_multiplier, _JAVASCRIPT), "Map.centerObject(image, 12);"]
+    lines = [*_prediction(contract, endpoint, output_multiplier, _JAVASCRIPT)]
+    if contract.table:
+        return "\n".join([*lines, "print(predictions.first());"]) + "\n"
+    lines.append("Map.centerObject(image, 12);")
     for output in contract.outputs:
         style, title = json.dumps(_style(output)), json.dumps(output.name)
         lines.append(f"Map.addLayer({_variable(output)}, {style}, {title});")
@@ -69,23 +81,45 @@ def javascript_call(contract: ModelContract, endpoint: str, output_multiplier: f
 
 
 def _prediction(contract: ModelContract, endpoint: str, multiplier: float, language: _Language) -> Iterator[str]:
-    """The part that both languages share: the image, the model, its answer, a layer for each output."""
+    """The part that both languages share: the image or the features, the model, its answer, the layers."""
+    yield from _features(contract, language) if contract.table else _image(contract, language)
+    yield language.declare + "model = ee.Model.fromVertexAi" + language.opened
+    for name, value in _arguments(contract, endpoint, multiplier, language):
+        yield f"    {language.argument.format(name, value)},"
+    yield language.closed + language.end
+    if contract.table:
+        yield language.let("predictions", "model.predictProperties(features)")
+        return
+    yield language.let("predictions", "model.predictImage(image)")
+    for output in contract.outputs:
+        yield language.let(_variable(output), _layer(output))
+
+
+def _features(contract: ModelContract, language: _Language) -> Iterator[str]:
+    yield f"{language.comment}Put your features here: each needs these properties."
+    feature = f"ee.Feature({language.null}, {{{_values(contract, language)}}})"
+    yield language.let("features", f"ee.FeatureCollection([{feature}])")
+
+
+def _image(contract: ModelContract, language: _Language) -> Iterator[str]:
     bands = _literal([band.name for band in contract.bands])
     yield f"{language.comment}Put your image here: it needs these bands, unscaled, as the contract counts on."
     yield language.let("scene", 'ee.Image(ee.ImageCollection("COPERNICUS/S2_SR_HARMONIZED").first())')
     yield language.let("image", f"scene.select({bands}).{_cast(contract)}")
     if contract.properties:
-        values = ", ".join(
-            f"{_literal(p.name)}: {language.true if p.type == 'boolean' else 0}" for p in contract.properties
-        )
+        values = _values(contract, language)
         yield language.let("image", f"image.set({{{values}}})") + f"  {language.comment}your values"
-    yield language.declare + "model = ee.Model.fromVertexAi" + language.opened
-    for name, value in _arguments(contract, endpoint, multiplier, language):
-        yield f"    {language.argument.format(name, value)},"
-    yield language.closed + language.end
-    yield language.let("predictions", "model.predictImage(image)")
-    for output in contract.outputs:
-        yield language.let(_variable(output), _layer(output))
+
+
+def _values(contract: ModelContract, language: _Language) -> str:
+    """The properties with values to be replaced, inside the braces of a dictionary."""
+    return ", ".join(f"{_literal(prop.name)}: {_value(prop, language)}" for prop in contract.properties)
+
+
+def _value(prop: Property, language: _Language) -> str:
+    if prop.type == "boolean":
+        return language.true
+    return _literal(prop.values[0] if prop.values else np.zeros(prop.shape, int).tolist())
 
 
 def _arguments(
@@ -99,16 +133,23 @@ def _arguments(
         yield "inputProperties", _literal([p.name for p in contract.properties])
     if any(band.shape for band in contract.bands):
         yield "inputShapes", _literal({band.name: list(band.shape) for band in contract.bands})
+    if contract.table:
+        yield "outputProperties", f"{{{outputs}}}"
+    else:
+        yield from _tiling(contract, language)
+        yield "outputBands", f"{{{outputs}}}"
+    if multiplier > 1:
+        yield "outputMultiplier", _literal(multiplier)
+    yield "payloadFormat", _literal(contract.payload_format)
+
+
+def _tiling(contract: ModelContract, language: _Language) -> Iterator[tuple[str, str]]:
     yield "proj", f"ee.Projection({_literal(contract.projection)}).atScale({_literal(contract.scale)})"
     yield "fixInputProj", language.true
     yield "inputTileSize", _literal(contract.tile)
     yield "inputOverlapSize", _literal(contract.overlap)
     if contract.output_tile:
         yield "outputTileSize", _literal(contract.output_tile)
-    yield "outputBands", f"{{{outputs}}}"
-    if multiplier > 1:
-        yield "outputMultiplier", _literal(multiplier)
-    yield "payloadFormat", _literal(contract.payload_format)
 
 
 def _literal(value: object) -> str:

@@ -83,13 +83,14 @@ def pack(count: int, instance_bytes: int, limit: int = MAX_PAYLOAD_BYTES) -> Ite
 
 
 def check_payload(contract: ModelContract) -> str:
-    """What one tile of the contract takes of a request, in a sentence.
+    """What one tile of the contract, or one feature of a table, takes of a request, in a sentence.
 
     Raises:
         ContractError: more than a request may hold; the text names the largest square tile that fits.
-        PayloadError: the contract's format has no codec.
     """
     taken = _tile_bytes(contract, contract.tile)
+    if contract.table:
+        return f"a feature takes {taken:,} of {MAX_PAYLOAD_BYTES:,} bytes in {contract.payload_format}"
     width, height = contract.patch
     what = (
         f"a patch of {width} x {height} pixels takes {taken:,} of {MAX_PAYLOAD_BYTES:,} bytes "

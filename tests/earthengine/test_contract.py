@@ -135,7 +135,18 @@ def test_yaml_aliases_do_not_fill_the_memory() -> None:
         ({"model": {"file": "a", "type": "float23"}}, "model.type is 'float23'; .*; did you mean float32?"),
         ({"model": {"file": "a", "layout": "nhwc"}}, "model.layout is 'nhwc'; allowed: channels_first, channels_last"),
         ({"model": {"file": "a", "multiple": 0}}, "model.multiple is 0; input should be greater than or equal to 1"),
-        ({"bands": []}, "bands is []; tuple should have at least 1 item"),
+        ({"bands": []}, "bands and properties are both empty; declare what Earth Engine sends"),
+        ({"properties": [{"name": "p", "type": "string"}]}, "properties[0] has no values; list the strings"),
+        ({"properties": [{"name": "p", "values": ["a"]}]}, "properties[0] has values, which only a string can have"),
+        (
+            {"properties": [{"name": "p", "type": "string", "values": ["a", "a"]}]},
+            "properties[0] has a value twice; list each string once",
+        ),
+        ({"properties": [{"name": "p", "type": "boolean", "shape": [2]}]}, "properties[0] has a shape, which only a"),
+        (
+            {"bands": [], "properties": [{"name": "p"}]},
+            "says nothing of a table, which has no bands; remove it or add bands",
+        ),
         ({"bands": [{"name": "red", "type": "flaot"}]}, "bands[0].type is 'flaot'; .*; did you mean float?"),
         ({"bands": [{"name": "red", "typ": "float"}]}, "bands[0].typ is not a key .*; did you mean type?"),
         (
@@ -200,7 +211,7 @@ def test_yaml_aliases_do_not_fill_the_memory() -> None:
         ),
         (
             {"payload_format": "ND_ARRAYS", "properties": [{"name": "p"}]},
-            "ND_ARRAYS carries scalar bands only, not properties or array-valued bands; use SERIALIZED_TF_TENSORS",
+            "ND_ARRAYS carries scalar bands only, or of a table numbers and booleans, not properties beside bands",
         ),
         (
             {"payload_format": "ND_ARRAYS", "bands": [{"name": "a", "shape": [2]}]},

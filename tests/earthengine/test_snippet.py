@@ -172,6 +172,44 @@ def test_python_compiles_and_draws_every_output(contract: ModelContract) -> None
     ]
 
 
+TABLE = contract_of(
+    bands=None,
+    tile=None,
+    scale=None,
+    payload_format="RAW_JSON",
+    properties=[
+        {"name": "area"},
+        {"name": "monthly", "shape": [3]},
+        {"name": "wet", "type": "boolean"},
+        {"name": "soil", "type": "string", "values": [TRICKY, "loam"]},
+    ],
+    outputs=[{"name": "crop", "dimensions": 0}, {"name": "chances", "dimensions": 1}],
+)
+
+
+@pytest.mark.usefixtures("earth_engine")
+def test_python_of_a_table_predicts_properties() -> None:
+    variables: dict[str, Any] = {}
+    call = python_call(TABLE, ENDPOINT)
+    exec(compile(call.partition("print(")[0], "snippet", "exec"), variables)  # noqa: S102
+    assert isinstance(variables["predictions"], ee.FeatureCollection)
+    sent = invocation(variables["model"], "Model.fromVertexAi")
+    assert sent["inputProperties"] == ["area", "monthly", "wet", "soil"]
+    assert {name: each["dimensions"] for name, each in sent["outputProperties"].items()} == {"crop": 0, "chances": 1}
+    assert not {"outputBands", "inputTileSize", "proj", "inputShapes"} & set(sent)
+    feature = invocation(variables["features"], "Feature")
+    assert feature["metadata"] == {"area": 0, "monthly": [0, 0, 0], "wet": True, "soil": TRICKY}
+
+
+def test_javascript_of_a_table_predicts_properties() -> None:
+    calls = run_javascript(TABLE)
+    (sent,) = next(given for path, given in calls if path == "ee.Model.fromVertexAi")
+    assert sent["inputProperties"] == ["area", "monthly", "wet", "soil"]
+    assert sent["outputProperties"].keys() == {"crop", "chances"}
+    assert [None, {"area": 0, "monthly": [0, 0, 0], "wet": True, "soil": TRICKY}] in [given for _, given in calls]
+    assert any(path.endswith(".predictProperties") for path, _ in calls)
+
+
 # What stands for Earth Engine when the JavaScript runs: every call is written down, none does anything.
 _STAGE = r"""
 var calls = [];
@@ -183,8 +221,8 @@ function stub(path) {
     apply: function(_, self, given) { calls.push([path, given]); return stub(path + '()'); }
   });
 }
-var ee = stub('ee'), ui = stub('ui'), Map = stub('Map');
-new Function('ee', 'ui', 'Map', require('fs').readFileSync(0, 'utf8'))(ee, ui, Map);
+var ee = stub('ee'), ui = stub('ui'), Map = stub('Map'), print = stub('print');
+new Function('ee', 'ui', 'Map', 'print', require('fs').readFileSync(0, 'utf8'))(ee, ui, Map, print);
 console.log(JSON.stringify(calls));
 """
 

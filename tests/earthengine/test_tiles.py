@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import ContractError, PayloadError
+from components.earthengine.errors import ContractError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, codec
 from components.earthengine.tiles import Grid, check_payload, pack
 from tests.conftest import contract_of
@@ -103,7 +103,7 @@ def test_largest_tile_that_fits_is_named(payload_format: str, overlap: tuple[int
     # What the codec really writes for it is within the limit.
     width, height = contract(largest).patch
     tile = np.full((1, 6, height, width), -1 / 3, np.float32)
-    assert len(codec(payload_format).encode_request(contract(largest), tile)) <= MAX_PAYLOAD_BYTES
+    assert len(codec(contract(largest).payload_format).encode_request(contract(largest), tile)) <= MAX_PAYLOAD_BYTES
 
 
 def test_no_tile_fits() -> None:
@@ -112,6 +112,4 @@ def test_no_tile_fits() -> None:
         check_payload(contract)
 
 
-def test_format_without_codec() -> None:
-    with pytest.raises(PayloadError, match="payload format RAW_JSON has no codec; there are"):
-        check_payload(contract_of(payload_format="RAW_JSON"))
+

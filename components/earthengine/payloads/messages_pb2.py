@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.components/earthengine/payloads/messages.proto\x12\x15model_to_earth_engine\x1a\x1egoogle/protobuf/wrappers.proto\"\x85\x01\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x02 \x03(\x0b\x32+.model_to_earth_engine.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf7\x02\n\x0bTensorProto\x12.\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1f.model_to_earth_engine.DataType\x12=\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\'.model_to_earth_engine.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\x12\x14\n\x08half_val\x18\r \x03(\x05\x42\x02\x10\x01\x12\x16\n\nuint32_val\x18\x10 \x03(\rB\x02\x10\x01\x12\x16\n\nuint64_val\x18\x11 \x03(\x04\x42\x02\x10\x01\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xf3\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.model_to_earth_engine.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".model_to_earth_engine.TensorProto:\x02\x38\x01\"\xe1\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.model_to_earth_engine.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x1aR\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".model_to_earth_engine.TensorProto:\x02\x38\x01*\xd2\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\r\n\tDT_UINT16\x10\x11\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.components/earthengine/payloads/messages.proto\x12\x15model_to_earth_engine\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x85\x01\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x02 \x03(\x0b\x32+.model_to_earth_engine.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf7\x02\n\x0bTensorProto\x12.\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1f.model_to_earth_engine.DataType\x12=\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\'.model_to_earth_engine.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\x12\x14\n\x08half_val\x18\r \x03(\x05\x42\x02\x10\x01\x12\x16\n\nuint32_val\x18\x10 \x03(\rB\x02\x10\x01\x12\x16\n\nuint64_val\x18\x11 \x03(\x04\x42\x02\x10\x01\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xf3\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.model_to_earth_engine.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".model_to_earth_engine.TensorProto:\x02\x38\x01\"\xe1\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.model_to_earth_engine.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x1aR\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".model_to_earth_engine.TensorProto:\x02\x38\x01\"g\n\x17GetModelMetadataRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe8\x01\n\x18GetModelMetadataResponse\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .model_to_earth_engine.ModelSpec\x12O\n\x08metadata\x18\x02 \x03(\x0b\x32=.model_to_earth_engine.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"\xbc\x01\n\x0fSignatureDefMap\x12O\n\rsignature_def\x18\x01 \x03(\x0b\x32\x38.model_to_earth_engine.SignatureDefMap.SignatureDefEntry\x1aX\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.model_to_earth_engine.SignatureDef:\x02\x38\x01\"\xcc\x02\n\x0cSignatureDef\x12?\n\x06inputs\x18\x01 \x03(\x0b\x32/.model_to_earth_engine.SignatureDef.InputsEntry\x12\x41\n\x07outputs\x18\x02 \x03(\x0b\x32\x30.model_to_earth_engine.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aP\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.model_to_earth_engine.TensorInfo:\x02\x38\x01\x1aQ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.model_to_earth_engine.TensorInfo:\x02\x38\x01\"\x89\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1f.model_to_earth_engine.DataType\x12=\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\'.model_to_earth_engine.TensorShapeProto\"<\n\x07\x45xample\x12\x31\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x1f.model_to_earth_engine.Features\"\x99\x01\n\x08\x46\x65\x61tures\x12=\n\x07\x66\x65\x61ture\x18\x01 \x03(\x0b\x32,.model_to_earth_engine.Features.FeatureEntry\x1aN\n\x0c\x46\x65\x61tureEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05value\x18\x02 \x01(\x0b\x32\x1e.model_to_earth_engine.Feature:\x02\x38\x01\"\xb9\x01\n\x07\x46\x65\x61ture\x12\x36\n\nbytes_list\x18\x01 \x01(\x0b\x32 .model_to_earth_engine.BytesListH\x00\x12\x36\n\nfloat_list\x18\x02 \x01(\x0b\x32 .model_to_earth_engine.FloatListH\x00\x12\x36\n\nint64_list\x18\x03 \x01(\x0b\x32 .model_to_earth_engine.Int64ListH\x00\x42\x06\n\x04kind\"\x1a\n\tBytesList\x12\r\n\x05value\x18\x01 \x03(\x0c\"\x1e\n\tFloatList\x12\x11\n\x05value\x18\x01 \x03(\x02\x42\x02\x10\x01\"\x1e\n\tInt64List\x12\x11\n\x05value\x18\x01 \x03(\x03\x42\x02\x10\x01*\xd2\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\r\n\tDT_UINT16\x10\x11\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,22 +53,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1237
-  _globals['_DATATYPE']._serialized_end=1447
-  _globals['_TENSORSHAPEPROTO']._serialized_start=106
-  _globals['_TENSORSHAPEPROTO']._serialized_end=239
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=206
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=239
-  _globals['_TENSORPROTO']._serialized_start=242
-  _globals['_TENSORPROTO']._serialized_end=617
-  _globals['_MODELSPEC']._serialized_start=620
-  _globals['_MODELSPEC']._serialized_end=760
-  _globals['_PREDICTREQUEST']._serialized_start=763
-  _globals['_PREDICTREQUEST']._serialized_end=1006
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=925
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=1006
-  _globals['_PREDICTRESPONSE']._serialized_start=1009
-  _globals['_PREDICTRESPONSE']._serialized_end=1234
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1152
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1234
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_FEATURES_FEATUREENTRY']._loaded_options = None
+  _globals['_FEATURES_FEATUREENTRY']._serialized_options = b'8\001'
+  _globals['_FLOATLIST'].fields_by_name['value']._loaded_options = None
+  _globals['_FLOATLIST'].fields_by_name['value']._serialized_options = b'\020\001'
+  _globals['_INT64LIST'].fields_by_name['value']._loaded_options = None
+  _globals['_INT64LIST'].fields_by_name['value']._serialized_options = b'\020\001'
+  _globals['_DATATYPE']._serialized_start=2768
+  _globals['_DATATYPE']._serialized_end=2978
+  _globals['_TENSORSHAPEPROTO']._serialized_start=133
+  _globals['_TENSORSHAPEPROTO']._serialized_end=266
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=233
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=266
+  _globals['_TENSORPROTO']._serialized_start=269
+  _globals['_TENSORPROTO']._serialized_end=644
+  _globals['_MODELSPEC']._serialized_start=647
+  _globals['_MODELSPEC']._serialized_end=787
+  _globals['_PREDICTREQUEST']._serialized_start=790
+  _globals['_PREDICTREQUEST']._serialized_end=1033
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=952
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=1033
+  _globals['_PREDICTRESPONSE']._serialized_start=1036
+  _globals['_PREDICTRESPONSE']._serialized_end=1261
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1179
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1261
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1263
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1366
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1369
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1601
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1532
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1601
+  _globals['_SIGNATUREDEFMAP']._serialized_start=1604
+  _globals['_SIGNATUREDEFMAP']._serialized_end=1792
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1704
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1792
+  _globals['_SIGNATUREDEF']._serialized_start=1795
+  _globals['_SIGNATUREDEF']._serialized_end=2127
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=1964
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=2044
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=2046
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=2127
+  _globals['_TENSORINFO']._serialized_start=2130
+  _globals['_TENSORINFO']._serialized_end=2267
+  _globals['_EXAMPLE']._serialized_start=2269
+  _globals['_EXAMPLE']._serialized_end=2329
+  _globals['_FEATURES']._serialized_start=2332
+  _globals['_FEATURES']._serialized_end=2485
+  _globals['_FEATURES_FEATUREENTRY']._serialized_start=2407
+  _globals['_FEATURES_FEATUREENTRY']._serialized_end=2485
+  _globals['_FEATURE']._serialized_start=2488
+  _globals['_FEATURE']._serialized_end=2673
+  _globals['_BYTESLIST']._serialized_start=2675
+  _globals['_BYTESLIST']._serialized_end=2701
+  _globals['_FLOATLIST']._serialized_start=2703
+  _globals['_FLOATLIST']._serialized_end=2733
+  _globals['_INT64LIST']._serialized_start=2735
+  _globals['_INT64LIST']._serialized_end=2765
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,7 @@ def test_a_request_looks_as_earth_engine_sends_it(rich: ModelContract) -> None:
         "height": ((2, 3, 4, 1), "float64"),
         "year": ((2,), "float32"),
         "winter": ((2,), "bool"),
+        "region": ((2,), "object"),
     }
     np.testing.assert_array_equal(found["series"][1, 2, 3], tiles[1, 1:4, 2, 3])
 
@@ -34,7 +35,7 @@ def test_other_shapes_names_and_signatures_are_read(rich: ModelContract) -> None
     request.model_spec.name = "anything"
     request.model_spec.signature_name = "whatever"
     request.inputs["red"].CopyFrom(tensors.encode(tiles[:, 0]))
-    request.inputs["year"].CopyFrom(tensors.encode(tiles[:, -2, :1, 0]))
+    request.inputs["year"].CopyFrom(tensors.encode(tiles[:, -3, :1, 0]))
     np.testing.assert_array_equal(GRPC.decode_request(rich, request.SerializeToString()), tiles)
 
 

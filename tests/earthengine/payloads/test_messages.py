@@ -36,8 +36,10 @@ def real() -> Any:
 
 
 def test_every_field_has_the_number_and_type_that_tensorflow_gives_it(real: Any) -> None:
+    from tensorflow.core.example import example_pb2, feature_pb2
     from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-    from tensorflow_serving.apis import model_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+    from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
     theirs = {
         "TensorProto": tensor_pb2.TensorProto,
@@ -45,6 +47,17 @@ def test_every_field_has_the_number_and_type_that_tensorflow_gives_it(real: Any)
         "PredictRequest": real.PredictRequest,
         "PredictResponse": real.PredictResponse,
         "ModelSpec": model_pb2.ModelSpec,
+        "GetModelMetadataRequest": get_model_metadata_pb2.GetModelMetadataRequest,
+        "GetModelMetadataResponse": get_model_metadata_pb2.GetModelMetadataResponse,
+        "SignatureDefMap": get_model_metadata_pb2.SignatureDefMap,
+        "SignatureDef": meta_graph_pb2.SignatureDef,
+        "TensorInfo": meta_graph_pb2.TensorInfo,
+        "Example": example_pb2.Example,
+        "Features": feature_pb2.Features,
+        "Feature": feature_pb2.Feature,
+        "BytesList": feature_pb2.BytesList,
+        "FloatList": feature_pb2.FloatList,
+        "Int64List": feature_pb2.Int64List,
     }
     assert set(theirs) == set(messages_pb2.DESCRIPTOR.message_types_by_name)
     for name, message in theirs.items():

@@ -9,6 +9,9 @@ from datetime import date
 from components.earthengine.contract import Framework, ModelContract, PayloadFormat
 from components.earthengine.errors import ImageError
 
+_HTTP: tuple[PayloadFormat, ...] = ("SERIALIZED_TF_TENSORS", "RAW_JSON", "ND_ARRAYS")
+_GRPC: tuple[PayloadFormat, ...] = ("GRPC_TF_TENSORS", "GRPC_SERIALIZED_TF_TENSORS", "GRPC_TF_EXAMPLES")
+
 # "Prebuilt containers for inference", read on 21 Nov 2026; no successor is listed there.
 _PREBUILT_END = date(2027, 1, 14)
 _PREBUILT_NEWEST = {"tf2": [(2, 15), (2, 14)], "pytorch": [(2, 4), (2, 3), (2, 2)]}
@@ -50,7 +53,7 @@ def of(uri: str) -> ServingImage:
     if name in ours:
         return ServingImage(
             ours[name],
-            ("SERIALIZED_TF_TENSORS", "ND_ARRAYS", "GRPC_TF_TENSORS"),
+            (*_HTTP, *_GRPC),
             health_route="/health",
             predict_route="/predict",
             grpc_port=8500,
@@ -67,10 +70,11 @@ def of(uri: str) -> ServingImage:
             f"serving-{'pytorch' if family == 'pytorch' else 'tensorflow'}"
         )
     ends = _PREBUILT_END if version in _PREBUILT_NEWEST[family] else None
-    if family == "pytorch":  # TorchServe: its gRPC is its own
-        return ServingImage("pytorch", (), ends)
-    # TensorFlow Serving answers the exported signature with a tensor a band.
-    return ServingImage("tensorflow", ("GRPC_TF_TENSORS",), ends, grpc_port=8500)
+    if family == "pytorch":  # TorchServe with the handler in the archive: its gRPC is its own
+        return ServingImage("pytorch", _HTTP, ends)
+    # TensorFlow Serving with the exported signatures: it reads no numbers in strings, as RAW_JSON has them.
+    answered = tuple(each for each in (*_HTTP, *_GRPC) if each != "RAW_JSON")
+    return ServingImage("tensorflow", answered, ends, grpc_port=8500)
 
 
 def check(contract: ModelContract, uri: str, today: date) -> list[str]:
@@ -94,13 +98,13 @@ def check(contract: ModelContract, uri: str, today: date) -> list[str]:
     if contract.payload_format not in image.formats:
         raise ImageError(
             f"serving image {uri} cannot answer {contract.payload_format}; with what is exported it answers "
-            f"{', '.join(image.formats) or 'no format of Earth Engine'}; change payload_format in model.yaml "
-            f"or use {ours}"
+            f"{', '.join(image.formats)}; change payload_format in model.yaml or use {ours}"
         )
     warnings = []
-    if image.framework == "tensorflow" and image.available_until:
+    if image.available_until:
+        framework = {"tensorflow": "TensorFlow", "pytorch": "PyTorch"}[image.framework]
         warnings.append(
-            f"serving image {uri} has an older TensorFlow than the one that exports the model, "
+            f"serving image {uri} has an older {framework} than the one that exports the model, "
             f"which may not load there; use {ours}"
         )
     if image.available_until and (image.available_until - today).days <= _NOTICE_DAYS:

@@ -11,6 +11,7 @@ import pytest
 
 from components.archive import archive_model
 from components.earthengine.errors import ContractError, ModelError
+from components.torchserve import HANDLER, description
 from tests.conftest import contract_of
 
 BESIDE = ("golden.npz", "source.sha256")
@@ -39,16 +40,23 @@ def test_mar_is_stored_and_whole(exported: Path, tmp_path: Path) -> None:
     assert contract == contract_of()
     with zipfile.ZipFile(tmp_path / "archived" / "model.mar") as mar:
         assert mar.testzip() is None
-        assert {entry.filename for entry in mar.infolist()} == {"model.pt", "model.yaml", "MAR-INF/MANIFEST.json"}
+        assert {entry.filename for entry in mar.infolist()} == {
+            "MAR-INF/MANIFEST.json",
+            "earthengine.json",
+            "earthengine_handler.py",
+            "model.pt",
+            "model.yaml",
+        }
         assert all(entry.compress_type == zipfile.ZIP_STORED for entry in mar.infolist())
         assert mar.read("model.pt") == (exported / "model.pt").read_bytes()
         assert mar.read("model.yaml") == (exported / "model.yaml").read_bytes()
+        assert mar.read("earthengine_handler.py") == HANDLER.read_bytes()
         manifest = json.loads(mar.read("MAR-INF/MANIFEST.json"))
     assert manifest["runtime"] == "python"
     assert manifest["model"] == {
         "modelName": "model",
         "serializedFile": "model.pt",
-        "handler": "base_handler",
+        "handler": "earthengine_handler.py",
         "modelVersion": "1.0",
     }
     assert manifest["archiverVersion"]
@@ -57,11 +65,29 @@ def test_mar_is_stored_and_whole(exported: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "archived").iterdir())) == 4
 
 
+def test_what_the_handler_is_told() -> None:
+    contract = contract_of(
+        bands=[{"name": "red"}, {"name": "series", "shape": [3, 2]}],
+        properties=[{"name": "soil", "type": "string", "values": ["clay", "loam"]}],
+    )
+    assert json.loads(description(contract)) == {
+        "payload_format": "SERIALIZED_TF_TENSORS",
+        "table": False,
+        "patch": [16, 16],
+        "parts": [
+            {"name": "red", "kind": "band", "shape": [], "channels": 1, "values": []},
+            {"name": "series", "kind": "band", "shape": [3, 2], "channels": 6, "values": []},
+            {"name": "soil", "kind": "property", "shape": [], "channels": 1, "values": ["clay", "loam"]},
+        ],
+        "outputs": [{"name": "total", "dimensions": 0}],
+    }
+
+
 def test_manifest_is_the_archivers_own(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     given = {"model-name": "model", "serialized-file": exported / "model.pt", "export-path": tmp_path / "theirs"}
     options = [f"--{key}={value}" for key, value in given.items()]
-    program = [sys.executable, "-m", "model_archiver.model_packaging", "--version=1.0", "--handler=base_handler"]
+    program = [sys.executable, "-m", "model_archiver.model_packaging", "--version=1.0", f"--handler={HANDLER}"]
     subprocess.run([*program, *options], check=True, capture_output=True, timeout=60)
     archive_model(exported, tmp_path / "ours")
     manifests = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.check import Finding, check_model, check_platform
-from components.earthengine.errors import ContractError, ImageError, PayloadError
+from components.earthengine.errors import ContractError, ImageError
 from tests.conftest import WriteModel, contract_of
 
 TODAY = date(2026, 11, 21)
@@ -98,15 +98,15 @@ def test_image_near_and_past_its_end(write_model: WriteModel) -> None:
 
 
 def test_format_that_the_image_cannot_answer(write_model: WriteModel) -> None:
-    found = check(write_model(script), f"{PREBUILT}/pytorch-cpu.2-4")
-    assert "cannot answer SERIALIZED_TF_TENSORS" in found["image", "failed"]
+    found = check(write_model(script, payload_format="GRPC_TF_TENSORS"), f"{PREBUILT}/pytorch-cpu.2-4")
+    assert "cannot answer GRPC_TF_TENSORS" in found["image", "failed"]
 
 
-def test_format_without_codec(write_model: WriteModel) -> None:
-    found = check(write_model(script, payload_format="RAW_JSON"))
-    for what in ("payload", "model"):
-        assert "payload format RAW_JSON has no codec" in found[what, "failed"]
-    assert "cannot answer RAW_JSON" in found["image", "failed"]
+def test_table(write_model: WriteModel) -> None:
+    changes = {"bands": None, "tile": None, "scale": None, "properties": [{"name": "area"}, {"name": "height"}]}
+    found = check(write_model(script, **changes))
+    assert found["payload", "passed"].startswith("a feature takes ")
+    assert "answers a feature as declared: total [1, 1]" in found["model", "passed"]
 
 
 def test_platform() -> None:
@@ -116,7 +116,5 @@ def test_platform() -> None:
     assert len(check_platform(warm, f"{PREBUILT}/tf2-cpu.2-15", TODAY)) == 2
     with pytest.raises(ContractError, match="largest square tile that fits"):
         check_platform(contract_of(tile=[4096, 4096]), ours, TODAY)
-    with pytest.raises(PayloadError, match="has no codec"):
-        check_platform(contract_of(payload_format="RAW_JSON"), ours, TODAY)
     with pytest.raises(ImageError, match="serves tensorflow"):
         check_platform(contract_of(), "r/serving-tensorflow", TODAY)

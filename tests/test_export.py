@@ -19,6 +19,8 @@ from components.frameworks import pytorch
 from components.golden import Golden
 from tests.conftest import WriteModel, assert_close
 
+FILES = ["golden.npz", "model.onnx", "model.pt", "model.yaml", "source.sha256"]
+
 
 class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def test_folder_holds_model_contract_golden_tiles_and_digest(write_model: WriteM
     directory = write_model(save, tile=[8, 4])
     contract = export_model(directory, tmp_path / "a" / "exported")
     folder = tmp_path / "a" / "exported"
-    assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "model.pt", "model.yaml", "source.sha256"]
+    assert sorted(path.name for path in folder.iterdir()) == FILES
     assert ModelContract.read(folder) == contract == ModelContract.read(directory)
     golden = Golden.load(folder)
     assert golden.scene is None

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import get_args
 
 import pytest
 
 from components import images
+from components.earthengine.contract import PayloadFormat
 from components.earthengine.errors import ImageError
 from tests.conftest import contract_of
 
@@ -22,7 +24,7 @@ def test_our_images(framework: str, tail: str) -> None:
     assert (image.framework, image.grpc_port) == (framework, 8500)
     assert (image.health_route, image.predict_route, image.http_port) == ("/health", "/predict", 8080)
     assert image.available_until is None
-    for payload_format in ("SERIALIZED_TF_TENSORS", "ND_ARRAYS", "GRPC_TF_TENSORS"):
+    for payload_format in get_args(PayloadFormat):
         assert images.check(contract_of(framework=framework, payload_format=payload_format), uri, TODAY) == []
 
 
@@ -55,8 +57,7 @@ def test_image_of_the_other_framework() -> None:
 
 @pytest.mark.parametrize(("today", "days"), [(date(2026, 10, 16), 90), (TODAY, 54), (date(2027, 1, 13), 1)])
 def test_image_near_its_end(today: date, days: int) -> None:
-    older, warning = images.check(TENSORFLOW, f"{PREBUILT}/tf2-cpu.2-15", today)
-    assert "has an older TensorFlow than the one that exports the model" in older
+    _, warning = images.check(TENSORFLOW, f"{PREBUILT}/tf2-cpu.2-15", today)
     assert f"ends on 14 Jan 2027, in {days} days" in warning
     assert warning.endswith("use REPOSITORY/serving-tensorflow")
 
@@ -73,8 +74,25 @@ def test_image_past_its_end(today: date) -> None:
 
 
 def test_format_that_the_image_cannot_answer() -> None:
-    contract = contract_of(framework="tensorflow")
-    with pytest.raises(ImageError, match=r"cannot answer SERIALIZED_TF_TENSORS; .* answers GRPC_TF_TENSORS; change"):
-        images.check(contract, f"{PREBUILT}/tf2-cpu.2-15", TODAY)
-    with pytest.raises(ImageError, match=r"answers no format of Earth Engine; .* or use REPOSITORY/serving-pytorch"):
-        images.check(contract_of(), f"{PREBUILT}/pytorch-cpu.2-4", TODAY)
+    of_tensorflow = contract_of(framework="tensorflow", payload_format="RAW_JSON")
+    with pytest.raises(ImageError, match=r"cannot answer RAW_JSON; .* answers SERIALIZED_TF_TENSORS, .*; change"):
+        images.check(of_tensorflow, f"{PREBUILT}/tf2-cpu.2-15", TODAY)
+    of_pytorch = contract_of(payload_format="GRPC_TF_TENSORS")
+    with pytest.raises(
+        ImageError, match=r"SERIALIZED_TF_TENSORS, RAW_JSON, ND_ARRAYS; .* or use REPOSITORY/serving-py"
+    ):
+        images.check(of_pytorch, f"{PREBUILT}/pytorch-cpu.2-4", TODAY)
+
+
+@pytest.mark.parametrize(
+    ("framework", "image", "refused"),
+    [
+        ("tensorflow", "tf2-cpu.2-15", {"RAW_JSON"}),
+        ("pytorch", "pytorch-cpu.2-4", {"GRPC_TF_TENSORS", "GRPC_SERIALIZED_TF_TENSORS", "GRPC_TF_EXAMPLES"}),
+    ],
+)
+def test_formats_that_prebuilt_images_answer(framework: str, image: str, refused: set[str]) -> None:
+    assert set(get_args(PayloadFormat)) - set(images.of(f"{PREBUILT}/{image}").formats) == refused
+    contract = contract_of(framework=framework)
+    older = f"has an older {'TensorFlow' if framework == 'tensorflow' else 'PyTorch'} than the one that exports"
+    assert older in images.check(contract, f"{PREBUILT}/{image}", TODAY)[0]

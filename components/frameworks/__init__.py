@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from components.earthengine.payloads.codec import Outputs, Tiles
 
 
-# The exported PyTorch model, in the export's folder and in the archive.
+# The exported PyTorch model, in the export's folder and in the archive; as ONNX too where it converts.
 TORCHSCRIPT_NAME = "model.pt"
+ONNX_NAME = "model.onnx"
 
 
 class Backend(Protocol):
@@ -36,6 +37,8 @@ class Backend(Protocol):
 
     def export(self, model: Any, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:
         """Write the model, wrapped to take raw tiles of any size, to a folder; `given` is as for `answer`.
+
+        The model is spent then: it may have lost its weights, to make room for the exported one.
 
         Raises:
             ModelError: the model cannot be exported.

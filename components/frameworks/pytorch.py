@@ -1,7 +1,7 @@
 """PyTorch models: TorchScript, a state dict with its code, or (on request) a pickled module.
 
 Exported as TorchScript whose `forward(tiles)` takes raw float32 tiles `[N, C, H, W]` and returns a
-dictionary from output names to tensors, channels last.
+dictionary from output names to tensors, channels last; and as ONNX where it converts (see `onnx`).
 """
 
 # No `from __future__ import annotations`: TorchScript reads the annotations themselves.
@@ -74,10 +74,23 @@ def answer(model: nn.Module, given: NDArray[Any]) -> Any:
 
 
 def export(model: nn.Module, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:
-    """See `Backend.export`; scripted, traced only where the model cannot be scripted."""
-    wrapped = _Wrapped(_adapted(model, contract, given), contract).eval()
+    """See `Backend.export`; scripted, or traced where it cannot be scripted; as ONNX too where it converts."""
+    # Takes a third of a second, which loading a model need not pay.
+    from components.frameworks import onnx
+
+    listed, scripted = _listed(model, contract, given)
+    wrapped = _Wrapped(scripted, contract).eval()
     destination.mkdir(parents=True, exist_ok=True)
-    torch.jit.script(wrapped).save(str(destination / TORCHSCRIPT_NAME))
+    torch.jit.script(_Named(wrapped, contract).eval()).save(str(destination / TORCHSCRIPT_NAME))
+    # Traced by itself a module gives the plainer graph; scripted it keeps its branches.
+    forms = [wrapped] if listed is None else [_Wrapped(listed, contract).eval(), wrapped]
+    try:
+        onnx.convert(forms, contract, destination)
+    except ModelError as error:
+        onnx.drop(destination, str(error))
+    # PyTorch 2.13's exporter never lets go of the weights (torch._C._jit_onnx_list_model_parameters keeps them).
+    for weight in wrapped.state_dict(keep_vars=True).values():
+        weight.data = weight.new_empty(0)
 
 
 def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
@@ -87,7 +100,10 @@ def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
 
 
 class _Wrapped(nn.Module):
-    """A model with the contract's normalisation, padding, cast, layout and cropping in its graph."""
+    """A model with the contract's normalisation, padding, cast, layout and cropping in its graph.
+
+    Takes raw tiles, answers a list. Every branch is decided by the contract, so that tracing burns nothing in.
+    """
 
     factors: Tensor
     offsets: Tensor
@@ -97,37 +113,44 @@ class _Wrapped(nn.Module):
         self.model = model
         self.register_buffer("factors", torch.tensor(contract.factors).reshape(1, -1, 1, 1))
         self.register_buffer("offsets", torch.tensor(contract.offsets).reshape(1, -1, 1, 1))
+        self.scales = any(factor != 1 for factor in contract.factors)
+        self.shifts = any(offset != 0 for offset in contract.offsets)
+        self.table = contract.table
         self.multiple = contract.model.multiple
         # TorchScript keeps a list of tensors as an attribute, but not a list of types.
         self.input_like = torch.empty(0, dtype=getattr(torch, contract.model.type))
         self.channels_first = contract.layout == "channels_first"
         self.crops = contract.output_tile is None
-        self.names = [output.name for output in contract.outputs]
         self.ranks = [output.dimensions for output in contract.outputs]
         self.outputs_like = [torch.empty(0, dtype=getattr(torch, output.number)) for output in contract.outputs]
 
-    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+    def forward(self, tiles: Tensor) -> list[Tensor]:
         height, width = tiles.shape[2], tiles.shape[3]
-        given = tiles * self.factors + self.offsets
-        given = self.reflected(self.reflected(given, 2), 3).to(self.input_like.dtype)
-        if not self.channels_first:
+        given = tiles
+        if self.scales:
+            given = given * self.factors
+        if self.shifts:
+            given = given + self.offsets
+        if self.table:
+            given = given.flatten(1)
+        elif self.multiple > 1:
+            given = self.reflected(self.reflected(given, 2), 3)
+        given = given.to(self.input_like.dtype)
+        if not self.channels_first and not self.table:
             given = given.permute(0, 2, 3, 1).contiguous()
         answers: list[Tensor] = self.model(given)
-        outputs: dict[str, Tensor] = {}
-        for i, name in enumerate(self.names):
-            output = self.finished(answers[i], self.ranks[i], height, width)
-            outputs[name] = output.to(self.outputs_like[i].dtype).contiguous()
+        outputs: list[Tensor] = []
+        for i, rank in enumerate(self.ranks):
+            output = self.finished(answers[i], rank, height, width)
+            outputs.append(output.to(self.outputs_like[i].dtype).contiguous())
         return outputs
 
     def reflected(self, tiles: Tensor, axis: int) -> Tensor:
         """Reflect the end of an axis up to the multiple, more than once where the tile is small."""
         size = tiles.shape[axis]
-        beyond = (-size) % self.multiple
-        if beyond == 0:
-            return tiles
-        period = max(2 * (size - 1), 1)
-        index = torch.arange(size + beyond, device=tiles.device) % period
-        return tiles.index_select(axis, torch.minimum(index, period - index) if size > 1 else index * 0)
+        period = 2 * size - 2 + 1 // size  # 1, not 0, for a single pixel
+        index = torch.arange(size + (-size) % self.multiple, device=tiles.device) % period
+        return tiles.index_select(axis, torch.minimum(index, period - index))
 
     def finished(self, answer: Tensor, rank: int, height: int, width: int) -> Tensor:
         """One output as `[N, height, width, ...]`."""
@@ -136,13 +159,29 @@ class _Wrapped(nn.Module):
         if answer.dim() == rank + 1:
             answer = answer.unsqueeze(1).unsqueeze(1)
         elif rank > 0 and self.channels_first:
-            answer = answer.movedim([-2, -1], [1, 2])
+            answer = answer.movedim([rank + 1, rank + 2], [1, 2])
         if self.crops:
             answer = answer[:, :height, :width]
         return answer
 
 
-class _One(nn.Module):
+class _Named(nn.Module):
+    """The same, answering by name."""
+
+    def __init__(self, wrapped: nn.Module, contract: ModelContract) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+        self.names = [output.name for output in contract.outputs]
+
+    def forward(self, tiles: Tensor) -> dict[str, Tensor]:
+        answers: list[Tensor] = self.wrapped(tiles)
+        outputs: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            outputs[name] = answers[i]
+        return outputs
+
+
+class _FromOne(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -151,7 +190,7 @@ class _One(nn.Module):
         return [self.model(given)]
 
 
-class _Several(nn.Module):
+class _FromSeveral(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -163,7 +202,7 @@ class _Several(nn.Module):
         return answers
 
 
-class _Named(nn.Module):
+class _FromNamed(nn.Module):
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
         self.model = model
@@ -176,24 +215,27 @@ class _Named(nn.Module):
         return [answer[name] for name in self.names]
 
 
-def _adapted(model: nn.Module, contract: ModelContract, given: NDArray[Any]) -> nn.Module:
-    """The model as TorchScript that returns a list in the contract's order, whatever it returned."""
+def _listed(
+    model: nn.Module, contract: ModelContract, given: NDArray[Any]
+) -> tuple[nn.Module | None, torch.jit.ScriptModule]:
+    """The model returning a list in the contract's order, whatever it returned: in Python if it is, and scripted."""
     example = torch.from_numpy(given)
     with torch.inference_mode():
         answer = model(example)
 
-    def adapter(inner: nn.Module) -> nn.Module:
+    def listed(inner: nn.Module) -> nn.Module:
         if isinstance(answer, dict):
-            return _Named(inner, [output.name for output in contract.outputs])
-        return _Several(inner) if isinstance(answer, (list, tuple)) else _One(inner)
+            return _FromNamed(inner, [output.name for output in contract.outputs])
+        return _FromSeveral(inner) if isinstance(answer, (list, tuple)) else _FromOne(inner)
 
+    plain = None if isinstance(model, torch.jit.ScriptModule) else listed(model)
     try:
-        return torch.jit.script(adapter(model))
+        return plain, torch.jit.script(listed(model))
     except Exception as error:
         reason = first_line(error)
     try:
         traced = torch.jit.trace(model, example, strict=False, check_trace=False)
-        return torch.jit.script(adapter(traced))
+        return plain, torch.jit.script(listed(traced))
     except Exception as error:
         raise ModelError(
             f"the model can be neither scripted ({reason}) nor traced ({first_line(error)}); "

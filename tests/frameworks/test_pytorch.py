@@ -222,6 +222,43 @@ def test_one_answer_a_patch(write_model: WriteModel, tmp_path: Path) -> None:
     assert check_export(directory, tmp_path, ((4, 4),))[0]["v"].shape == (2, 1, 1, 3)
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize(
+    ("model", "dimensions"),
+    [
+        (Sum(), 0),
+        (nn.Linear(2, 1), 0),
+        (nn.Linear(2, 3), 1),
+        (nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (2, 3))), 2),
+    ],
+)
+def test_a_table(write_model: WriteModel, tmp_path: Path, model: nn.Module, dimensions: int, layout: str) -> None:
+    directory = write_model(
+        scripted(model),
+        model={"file": "net.pt", "layout": layout},
+        bands=None,
+        tile=None,
+        scale=None,
+        properties=[{"name": "a", "factor": 2, "offset": 1}, {"name": "b"}],
+        outputs=[{"name": "v", "dimensions": dimensions}],
+    )
+    answer = check_export(directory, tmp_path, ((1, 1),))[0]["v"]
+    tiles = random_tiles(ModelContract.read(directory), 1, 1)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(tiles[:, :, 0, 0] * [2, 1] + [1, 0]).float()).numpy()
+    assert_close(answer, expected.reshape(answer.shape))
+    assert answer.shape[:3] == (2, 1, 1)
+    assert answer.ndim == dimensions + 3
+
+
+def test_nothing_is_computed_that_the_contract_does_not_ask_for(write_model: WriteModel, tmp_path: Path) -> None:
+    export_model(write_model(scripted(nn.Conv2d(2, 1, 1))), tmp_path / "exported")
+    graph = str(torch.jit.freeze(torch.jit.load(tmp_path / "exported" / TORCHSCRIPT_NAME)).graph)
+    assert "aten::conv2d" in graph
+    for operator in ("aten::mul", "aten::add", "aten::index_select", "aten::permute"):
+        assert operator not in graph
+
+
 CODE = """
 from torch import nn
 def build():

@@ -166,28 +166,6 @@ def test_channels_first_module_with_types_and_properties(write: WriteModel, tmp_
     assert Golden.load(tmp_path / "exported").outputs["a"].dtype == np.uint8
 
 
-def test_serving_default_takes_a_tensor_a_band(write: WriteModel, tmp_path: Path) -> None:
-    directory = write(
-        with_signature,
-        file="saved",
-        outputs=TWO,
-        bands=[{"name": "red"}, {"name": "series", "shape": [2, 2]}],
-        properties=[{"name": "year"}],
-    )
-    export_model(directory, tmp_path / "exported")
-    signature = tf.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
-    sent = {
-        "red": np.full((1, 3, 4, 1), 1, np.float32),
-        "series": np.full((1, 3, 4, 2, 2), 10, np.float32),
-        "year": np.array([100], np.float32),
-    }
-    answer = signature(**{name: tf.constant(array) for name, array in sent.items()})
-    assert sorted(answer) == ["a", "b"]
-    assert (answer["a"].numpy() == np.full((1, 3, 4), 141)).all()
-    tiles = np.concatenate([np.full((1, n, 3, 4), v, np.float32) for n, v in ((1, 1), (4, 10), (1, 100))], 1)
-    np.testing.assert_array_equal(tensorflow.load_exported(tmp_path / "exported")(tiles)["a"], answer["a"].numpy())
-
-
 def test_one_answer_a_patch(write: WriteModel, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
     directory = write(model, tile=[2, 2], overlap=[1, 1], output_tile=[1, 1], outputs=VECTOR)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from components.earthengine.contract import ModelContract
+from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
 
 ARCHIVE = "model.mar"
+ONNX = "model.onnx"
 SAVED_MODEL = "saved_model.pb"
+_MANIFEST = "MAR-INF/MANIFEST.json"
 
 
 class ServedModel(Protocol):
-    """A loaded model."""
+    """A loaded model, and what runs it: framework, version and threads, to be told."""
 
     contract: ModelContract
+    runtime: str
 
     def predict(self, tiles: Tiles) -> Outputs:
         """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
@@ -41,10 +47,7 @@ def load(path: Path) -> ServedModel:
         raise ModelError(f"{path} does not exist; give a .mar, or a folder with {ARCHIVE} or {SAVED_MODEL}")
     archive = path / ARCHIVE if path.is_dir() else path
     if archive.is_file():
-        _need("torch", "PyTorch", archive)
-        from containers.serving.torch_model import TorchModel
-
-        return TorchModel(archive)
+        return _from_archive(archive)
     if (path / SAVED_MODEL).is_file():
         _need("tensorflow", "TensorFlow", path)
         from containers.serving.tensorflow_model import TensorFlowModel
@@ -54,9 +57,64 @@ def load(path: Path) -> ServedModel:
     raise ModelError(f"{path} holds {there}; it must hold {ARCHIVE} (PyTorch) or {SAVED_MODEL} (TensorFlow)")
 
 
+def read_archive(path: Path, name: str | None = None) -> tuple[ModelContract, bytes]:
+    """The contract and a file in a `.mar`, else the TorchScript; nothing is written to disk.
+
+    Raises:
+        ModelError: it is no archive of ours.
+        ContractError: its `model.yaml` breaks a rule.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = name or json.loads(archive.read(_MANIFEST))["model"]["serializedFile"]
+            contract, content = archive.read(FILE_NAME).decode("utf-8"), archive.read(name)
+    except KeyError as error:
+        raise ModelError(
+            f"{path} is no archive of ours: {error.args[0]}; it needs {_MANIFEST} "
+            f"with model.serializedFile, that file, and {FILE_NAME}: archive the model again"
+        ) from None
+    except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from None
+    return ModelContract.parse(contract, f"{path}: {FILE_NAME}"), content
+
+
+def _from_archive(path: Path) -> ServedModel:
+    """A PyTorch model: on CUDA where it is, else as ONNX where export made that, which needs no torch."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            has_onnx = ONNX in archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
+    if has_onnx and not _has_cuda():
+        _need("onnxruntime", "PyTorch", path)
+        from containers.serving.onnx_model import OnnxModel
+
+        return OnnxModel(path)
+    _need("torch", "PyTorch", path)
+    from containers.serving.torch_model import TorchModel
+
+    return TorchModel(path)
+
+
+def _has_cuda() -> bool:
+    """Whether torch finds CUDA; without a driver it is not asked, as its import takes 2 seconds."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path} cannot be read as a .mar ({error}); archive the model again")
+
+
 def _need(module: str, framework: str, path: Path) -> None:
     if find_spec(module) is None:
         raise ModelError(
-            f"{path} is a {framework} model and {framework} is not installed here; "
-            f"use the serving image for {framework}"
+            f"{path} is a {framework} model and {module} is not installed here; use the serving image for {framework}"
         )

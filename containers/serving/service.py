@@ -2,62 +2,149 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError, PayloadError
-from components.earthengine.payloads import batches
-from components.earthengine.payloads.codec import Codec, Outputs, Tiles
+from components.earthengine.payloads import Codec, Outputs, Tiles, batches, codec
+from containers.serving import log, outcomes
+from containers.serving.admission import Admission
+from containers.serving.exchange import Exchange
+from containers.serving.limits import MAX_RESPONSE_BYTES
+from containers.serving.metrics import Metrics
 from containers.serving.model import ServedModel
+from containers.serving.outcomes import AbandonedError, Outcome, UnavailableError
+
+Detect = Callable[[ModelContract, bytes], Codec]
 
 # TorchScript specialises its graph in the first calls.
 _WARM_UP_CALLS = 2
+# Requests that are unpacked at a time: one in the model, one before it and one after it. More would only take
+# memory, several times what they took on the wire.
+_AT_WORK = 3
 
 
 class Service:
     """Loads one model and answers with it.
 
-    The model lives in one thread: inference uses every core by itself, and OpenMP keeps a set of
-    threads for each that calls it. Decoding and encoding run in the callers' threads meanwhile.
+    Whoever brings a request works on it in a thread of its own, so that one is decoded while another is in the model.
+    The model lives in one thread: inference uses every core by itself, and OpenMP, with which PyTorch does it, keeps a
+    set of threads for each that calls it, so that a lock in place of the thread made TorchScript a third slower
+    (ONNX Runtime, which has threads of its own, is as fast either way).
     """
 
     def __init__(self) -> None:
-        self._worker = ThreadPoolExecutor(1, "model")
+        self.admission = Admission()
+        self.metrics = Metrics(self.admission)
         self._model: ServedModel | None = None
+        self._at_work = threading.Semaphore(_AT_WORK)
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._stopping = False
 
     @property
-    def ready(self) -> bool:
-        """Whether the model has answered its warm-up tiles."""
-        return self._model is not None
+    def contract(self) -> ModelContract:
+        """The loaded model's contract.
 
-    def load(self, obtain: Callable[[], ServedModel]) -> Future[None]:
+        Raises:
+            UnavailableError: no model is loaded yet.
+        """
+        return self._loaded().contract
+
+    def check_ready(self) -> None:
+        """Raise UnavailableError unless new requests are welcome: the warm-up is answered and no stop has begun."""
+        self._loaded()
+        if self._stopping:
+            raise UnavailableError("the server is about to stop; send requests to another")
+
+    def stop(self) -> None:
+        """Tell whoever asks for its health to send no more; requests that come all the same are answered."""
+        self._stopping = True
+
+    def load(self, obtain: Callable[[], ServedModel]) -> Future[ServedModel]:
         """Load the model and warm it up, in the model's thread; the future ends when it is ready."""
 
-        def run() -> None:
+        def run() -> ServedModel:
             model = obtain()
             width, height = model.contract.patch
             tiles = np.zeros((1, model.contract.channels, height, width), np.float32)
+            own = codec(model.contract.payload_format)
+            body = own.encode_request(model.contract, tiles)
             for _ in range(_WARM_UP_CALLS):
-                _checked(model, tiles)
+                # All the way, as Earth Engine's first request would go.
+                tiles = own.decode_request(model.contract, body)
+                own.encode_response(model.contract, _checked(model, tiles))
+            self.metrics.loaded(model)
             self._model = model
+            return model
 
-        return self._worker.submit(run)
+        return self._model_thread.submit(run)
 
-    def answer(self, codec: Codec, body: bytes) -> bytes:
-        """The answer to a request, in the request's format; only when `ready`.
+    def answer(self, exchange: Exchange, detect: Detect, body: bytes, wanted: Callable[[], bool]) -> bytes:
+        """The answer to a request, in the request's format.
+
+        Args:
+            exchange: where to note what is found.
+            detect: tells the format.
+            body: of the request.
+            wanted: whether the caller is still there; asked before anything is done for it.
 
         Raises:
-            PayloadError: the request is not what its format says.
+            UnavailableError: no model is loaded yet.
+            AbandonedError: the caller has gone.
+            PayloadError: the request is not what its format says, or its answer would be too large.
             ModelError: the model failed on it.
         """
-        model = self._model
-        if model is None:
-            raise ModelError("the model is still being loaded; try again when the health route answers 200")
-        tiles = codec.decode_request(model.contract, body)
-        outputs = self._worker.submit(_checked, model, tiles).result()
-        return codec.encode_response(model.contract, outputs)
+        model = self._loaded()
+        clock, seconds = time.perf_counter, exchange.seconds
+        with self._at_work:
+            _still(wanted)
+            begun = clock()
+            chosen = detect(model.contract, body)
+            exchange.format = chosen.format
+            tiles = chosen.decode_request(model.contract, body)
+            exchange.tiles = len(tiles)
+            seconds["decode"] = clock() - begun
+
+            def run() -> Outputs:
+                _still(wanted)
+                begun = clock()
+                outputs = _checked(model, tiles)
+                seconds["model"] = clock() - begun
+                return outputs
+
+            outputs = self._model_thread.submit(run).result()
+            begun = clock()
+            answer = chosen.encode_response(model.contract, outputs)
+            seconds["encode"] = clock() - begun
+        if len(answer) > MAX_RESPONSE_BYTES:
+            raise PayloadError(
+                f"the answer takes {len(answer)} bytes, {exchange.tiles} instances; at most {MAX_RESPONSE_BYTES}: "
+                "ask for fewer or smaller tiles"
+            )
+        exchange.response_bytes = len(answer)
+        return answer
+
+    def end(self, exchange: Exchange, error: BaseException | None = None) -> Outcome:
+        """Tell the metrics and the log of a request that was answered, or refused for an error."""
+        outcome = outcomes.outcome(error)
+        self.metrics.observe(exchange, outcome)
+        log.request(exchange, outcome, error)
+        return outcome
+
+    def _loaded(self) -> ServedModel:
+        if self._model is None:
+            raise UnavailableError("the model is still being loaded; try again when the health route answers 200")
+        return self._model
+
+
+def _still(wanted: Callable[[], bool]) -> None:
+    if not wanted():
+        raise AbandonedError("the caller went before it was answered")
 
 
 def _checked(model: ServedModel, tiles: Tiles) -> Outputs:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import zipfile
 from pathlib import Path
 
 import torch
 
-from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
-from containers.serving.model import last_line
-
-_MANIFEST = "MAR-INF/MANIFEST.json"
+from containers.serving.cores import cores
+from containers.serving.model import last_line, read_archive
 
 
 class TorchModel:
-    """TorchScript whose `forward(tiles)` takes `[N, C, H, W]` float32 and returns outputs by name."""
+    """TorchScript whose `forward(tiles)` takes `[N, C, H, W]` float32 and returns outputs by name.
+
+    On CUDA where torch finds it.
+    """
 
     def __init__(self, archive: Path) -> None:
-        contract, script = _read(archive)
-        self.contract = ModelContract.parse(contract, f"{archive}: {FILE_NAME}")
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        self.contract, script = read_archive(archive)
+        threads = cores()
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        where = f"on {torch.cuda.get_device_name()}" if self._device.type == "cuda" else f"{threads} threads"
+        self.runtime = f"PyTorch {torch.__version__}, {where}"
         try:
-            module = torch.jit.load(io.BytesIO(script), map_location="cpu")
+            module = torch.jit.load(io.BytesIO(script), map_location=self._device)
         except RuntimeError as error:
             raise ModelError(
                 f"{archive}: PyTorch {torch.__version__} cannot load its TorchScript ({last_line(error)}); "
@@ -39,23 +40,7 @@ class TorchModel:
     def predict(self, tiles: Tiles) -> Outputs:
         """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
         with torch.inference_mode():
-            outputs = self._module(torch.from_numpy(tiles))
+            outputs = self._module(torch.from_numpy(tiles).to(self._device))
         if not isinstance(outputs, dict):
             raise ModelError(f"the model's forward returns {type(outputs).__name__}; expected Dict[str, Tensor]")
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
-
-
-def _read(path: Path) -> tuple[str, bytes]:
-    """The contract and the TorchScript in an archive; nothing is written to disk."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            script = archive.read(manifest["model"]["serializedFile"])
-            return archive.read(FILE_NAME).decode("utf-8"), script
-    except KeyError as error:
-        raise ModelError(
-            f"{path} is no archive of ours: {error.args[0]}; it needs {_MANIFEST} "
-            f"with model.serializedFile, that file, and {FILE_NAME}: archive the model again"
-        ) from None
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read as a .mar ({error}); archive the model again") from None
+        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -59,6 +60,25 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}"
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """What it logged for Cloud Logging."""
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers of its page for Prometheus, by name and labels as they stand there."""
+        page = httpx.get(self.url + "/metrics").text
+        pairs = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+        return {name: float(number) for name, number in pairs}
+
+    @property
+    def resident_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) * 1024
+
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """The first line of its log that matches."""
         end = time.monotonic() + seconds
@@ -79,9 +99,12 @@ class Server:
     def post(self, body: bytes, path: str = "/predict") -> httpx.Response:
         return httpx.post(self.url + path, content=body, timeout=30)
 
-    def call(self, body: bytes, method: str = PREDICT) -> bytes:
+    def channel(self) -> grpc.Channel:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        with grpc.insecure_channel(f"127.0.0.1:{self.ports[1]}", options) as channel:
+        return grpc.insecure_channel(f"127.0.0.1:{self.ports[1]}", options)
+
+    def call(self, body: bytes, method: str = PREDICT) -> bytes:
+        with self.channel() as channel:
             answer: bytes = channel.unary_unary(method, None, None)(body, timeout=30)
             return answer
 
@@ -94,9 +117,9 @@ def start() -> Iterator[Start]:
     """Starts a server with these arguments and variables, on ports that the system chooses."""
     servers: list[Server] = []
 
-    def starting(*arguments: str, ports: bool = True, **variables: str) -> Server:
+    def starting(*arguments: str, ports: bool = True, module: str = "containers.serving", **variables: str) -> Server:
         chosen = ("--http-port", "0", "--grpc-port", "0") if ports else ()
-        command = [sys.executable, "-m", "containers.serving", "--host", "127.0.0.1", *chosen, *arguments]
+        command = [sys.executable, "-m", module, "--host", "127.0.0.1", *chosen, *arguments]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
         servers.append(Server(process))
         return servers[-1]
@@ -174,6 +197,14 @@ def tensorflow_server(start: Start, tmp_path_factory: pytest.TempPathFactory) ->
     tf.saved_model.save(net, str(folder), {"tiles": net.tiles})
     (folder / "model.yaml").write_text(contract_text("tensorflow", two=True))
     server = start("--model", str(folder))
+    server.wait_for("ready")
+    return server
+
+
+@pytest.fixture(scope="session")
+def sleeper(start: Start) -> Server:
+    """A server whose model takes as long as a request says (see sleeper.py), with the contract `one`."""
+    server = start(module="tests.serving.sleeper")
     server.wait_for("ready")
     return server
 

@@ -92,7 +92,7 @@ def test_broken_archives(start: Start, tmp_path: Path, archive: Path) -> None:
         (start("--model", str(garbage)), "cannot be read as a .mar (File is not a zip file)"),
         (start("--model", str(bare)), "MAR-INF/MANIFEST.json"),
         (start("--model", str(wrong)), "does not answer as model.yaml says: the answer: 'pair' is unknown"),
-        (start("--model", str(silent)), "model.yaml: bands is missing"),
+        (start("--model", str(silent)), "model.yaml: outputs is missing"),
     ]
     for server, said in servers:
         status, log = server.end()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import httpx
 import pytest
@@ -95,3 +97,108 @@ def test_the_server_loads_from_a_bucket(bucket: str, start: Start, archive: Path
     server = start(AIP_STORAGE_URI="gs://models/served")
     server.wait_for("ready: gs://models/served")
     assert httpx.get(server.url + "/health").status_code == 200
+
+
+class Troubled(ThreadingHTTPServer):
+    """Cloud Storage behind a line with troubles: each path's first requests fail, the next pass to the emulator."""
+
+    def __init__(self, emulator: str, troubles: list[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Line)
+        self.emulator = emulator
+        self.troubles = troubles
+        self.seen: dict[str, int] = {}
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Line(BaseHTTPRequestHandler):
+    server: Troubled
+
+    def do_GET(self) -> None:
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        path = self.path.partition("?")[0]
+        number = self.server.seen[path] = self.server.seen.get(path, -1) + 1
+        trouble = self.server.troubles[number] if number < len(self.server.troubles) else ""
+        if trouble == "503":
+            self.send_error(503)
+            return
+        answer = httpx.get(self.server.emulator + self.path, headers=headers)
+        # An object's JSON says where its content is.
+        content = answer.content.replace(self.server.emulator.encode(), self.server.url.encode())
+        if trouble == "changed" and "alt=media" in self.path:
+            put(self.server.emulator, "line/model.mar", b"newer")
+            answer = httpx.get(self.server.emulator + self.path, headers=headers)
+            # As Cloud Storage does; the emulator passes over it.
+            if parse_qs(self.path)["ifGenerationMatch"] != [answer.headers["x-goog-generation"]]:
+                self.send_error(412)
+                return
+        if trouble == "damaged" and "alt=media" in self.path:
+            content = content[:-1] + b"?"
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "content-encoding"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if trouble == "cut" and "alt=media" in self.path:
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  as it is called there
+        pass
+
+
+@pytest.fixture
+def line(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Troubled]]:
+    """Puts an archive of 3 MB in the bucket, and the line with these troubles before the emulator."""
+    servers: list[Troubled] = []
+
+    def open_line(*troubles: str) -> Troubled:
+        put(emulator, "line/model.mar", ARCHIVE_BYTES)
+        server = Troubled(emulator, list(troubles))
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        return server
+
+    yield open_line
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+ARCHIVE_BYTES = bytes(range(256)) * 12_000
+
+
+# The client does not close a connection that was cut off.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("troubles", [["503", "503"], ["cut"], ["cut", "503"]])
+def test_what_passes_is_tried_again(line: Callable[..., Troubled], tmp_path: Path, troubles: list[str]) -> None:
+    server = line(*troubles)
+    assert fetch("gs://models/line", tmp_path).read_bytes() == ARCHIVE_BYTES
+    assert max(server.seen.values()) == len(troubles)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_was_cut_off_is_checked_as_a_whole(line: Callable[..., Troubled], tmp_path: Path) -> None:
+    line("cut", "damaged")
+    with pytest.raises(
+        StorageError, match=r"gs://models/line/model.mar arrived damaged: size and CRC32C are \(3072000, "
+    ):
+        fetch("gs://models/line", tmp_path)
+
+
+def test_a_change_meanwhile_is_noticed(line: Callable[..., Troubled], tmp_path: Path) -> None:
+    line("changed")
+    with pytest.raises(StorageError, match=r"gs://models/line/model\.mar was changed while it was read"):
+        fetch("gs://models/line", tmp_path)
+
+
+def test_what_does_not_pass_ends(
+    line: Callable[..., Troubled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("containers.serving.storage._RETRY_S", 1.0)
+    line(*["503"] * 100)
+    with pytest.raises(StorageError, match="gs://models/line cannot be read"):
+        fetch("gs://models/line", tmp_path)

@@ -44,6 +44,7 @@ benchmark: $(READY)
 	$(BIN)/python -m benchmarks.archive
 	$(BIN)/python -m benchmarks.steps --framework pytorch
 	$(BIN)/python -m benchmarks.steps --framework tensorflow
+	$(BIN)/python -m benchmarks.serving
 
 # The golden files that tests hold the compiled templates against.
 templates: $(READY)

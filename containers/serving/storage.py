@@ -82,5 +82,5 @@ def _bring(blob: Any, target: Path, retry: Any) -> None:
             crc.update(chunk)
             size += len(chunk)
     found = size, base64.b64encode(crc.digest()).decode()
-    if False:
+    if found != expected:
         raise StorageError(f"{uri} arrived damaged: size and CRC32C are {found}; expected {expected}: deploy again")

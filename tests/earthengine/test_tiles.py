@@ -110,6 +110,3 @@ def test_no_tile_fits() -> None:
     contract = contract_of(overlap=[1000, 1000], tile=[1, 1])
     with pytest.raises(ContractError, match=r"with overlap \[1000, 1000\] no tile fits: declare less overlap or fewer"):
         check_payload(contract)
-
-
-

@@ -29,9 +29,15 @@ class SerializedTfTensors:
 
     def decode_request(self, contract: ModelContract, body: bytes) -> Tiles:
         """The tiles in the body of a request."""
-        names = [part.name for part in contract.sent]
-        texts = json_strings.columns(body, names) or _columns(contract, json_bodies.items(body, "instances"))
-        protos = {part.name: _protos(texts[part.name], part.at) for part in batches.parts(contract)}
+        parts = batches.parts(contract)
+        texts = json_strings.columns(body, [part.name for part in parts])
+        try:
+            protos = {name: list(map(base64_tensors.decode, sent)) for name, sent in (texts or {}).items()}
+        except ValueError:
+            protos = {}
+        if not protos:
+            texts = _columns(contract, json_bodies.items(body, "instances"))
+            protos = {part.name: _protos(texts[part.name], part.at) for part in parts}
         return base64_tensors.tiles_of(contract, protos)
 
     def encode_response(self, contract: ModelContract, outputs: Outputs) -> bytes:

@@ -36,7 +36,6 @@ def test_plain_strings_are_read_as_a_parser_reads_them(
         {"instances": [{"red": "a", "green": None}]},
         {"instances": [{"red": "a", "green": {"b64": "b"}}]},
         {"instances": [{"red": "a", "green": 'b"'}]},
-        {"instances": [{"red": "a", "green": "b\\"}]},
         {"instances": [{"red": "a", "green": "b"}, {"green": "d", "red": "c"}]},
         {"instances": [{"red": "a", "green": "b"}], "parameters": {"x": "y"}},
         {"instances": [["red", "a", "green", "b"]]},

@@ -63,6 +63,13 @@ def test_every_writing_of_base64_is_read(plain: ModelContract) -> None:
         np.testing.assert_array_equal(tiles[0, 0], red[..., 0])
 
 
+def test_slashes_may_be_escaped_as_some_encoders_do(plain: ModelContract) -> None:
+    red = np.full((2, 3, 1), np.frombuffer(b"\xff\xff\xff\x3f", np.float32)[0])
+    escaped = body(instance(red=base64.b64encode(proto(red)).decode())).replace(b"/", b"\\/")
+    assert b"\\/" in escaped
+    np.testing.assert_array_equal(SERIALIZED.decode_request(plain, escaped)[0, 0], red[..., 0])
+
+
 def test_other_shapes_and_types_are_read(rich: ModelContract) -> None:
     tiles = tiles_of(rich, 1, 2, 3)
     sent = orjson.loads(SERIALIZED.encode_request(rich, tiles))["instances"][0]

@@ -49,6 +49,15 @@ def processes_under(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("payload_format", ["RAW_JSON", "GRPC_TF_EXAMPLES"])
+def test_formats_of_text_and_of_examples_walk_it_too(trained: Trained, tmp_path: Path, payload_format: str) -> None:
+    model = changed(trained["pytorch"], tmp_path / "model", payload_format=payload_format)
+    done = pipeline("run", model, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert f'payloadFormat="{payload_format}"' in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_run_walks_the_whole_road(
     trained: Trained, tmp_path: Path, framework: Framework, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +191,10 @@ BAD_CONTRACTS: dict[str, tuple[dict[str, object], str]] = {
         "bands[0].type is 'flot'; allowed: float, double",
     ),
     "tile over the limit": ({"tile": [512, 512]}, "the largest square tile that fits is 265 x 265: declare tile [265"),
-    "format without a codec": ({"payload_format": "RAW_JSON"}, "payload format RAW_JSON has no codec"),
+    "format that cannot carry it": (
+        {"payload_format": "ND_ARRAYS", "properties": [{"name": "year"}]},
+        "payload_format ND_ARRAYS carries scalar bands only",
+    ),
 }
 
 
@@ -270,7 +282,6 @@ def test_a_corrupt_model_and_a_pickle_without_opt_in_are_refused(trained: Traine
 def test_an_image_that_does_not_go_with_the_model_is_refused(trained: Trained, tmp_path: Path) -> None:
     refusals = {
         "images/serving-tensorflow:1": "serves tensorflow, the model is pytorch; use REPOSITORY/serving-pytorch",
-        "prediction/pytorch-cpu.2-4:latest": "cannot answer SERIALIZED_TF_TENSORS",
         "prediction/pytorch-cpu.1-12:latest": "has been withdrawn",
         "images/mine:1": "is not known; allowed: REPOSITORY/serving-pytorch",
     }

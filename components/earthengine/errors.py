@@ -10,6 +10,8 @@ PipelineError                 whatever the project refuses; the command line pri
 ├── VerificationError         a deployed model answers, but not as the source model does
 ├── JobError                  a pipeline job failed or was cancelled
 └── LocalError                the local Vertex AI cannot be started
+
+What the prediction server adds, with the status of each, stands in containers/serving/outcomes.py.
 """
 
 

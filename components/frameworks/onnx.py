@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +23,7 @@ from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
 from components.frameworks import ONNX_NAME, first_line
+from components.frameworks.quiet import quiet_export
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def _converted(form: nn.Module, contract: ModelContract, path: Path) -> tuple[on
     _refuse_unless_it_fits(form)
     width, height = contract.patch
     example = torch.zeros(1, contract.channels, height, width)
-    with warnings.catch_warnings(record=True) as said, _quiet_stdout(), torch.inference_mode():
+    with warnings.catch_warnings(record=True) as said, quiet_export(), torch.inference_mode():
         warnings.simplefilter("always")
         traced = torch.jit.trace(_Several(form), example, check_trace=False)
         if burnt := [str(warning.message) for warning in said if warning.category is TracerWarning]:
@@ -134,20 +133,6 @@ class _Several(nn.Module):
 def _attribute(module: nn.Module, path: str) -> Tensor:
     found: Tensor = functools.reduce(getattr, path.split("."), module)  # type: ignore[assignment]
     return found
-
-
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Keep what C++ code writes to stdout in the block to itself: the exporter prints whole graphs when it fails."""
-    stdout = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(nowhere)
 
 
 def split_softmax(model: onnx.ModelProto) -> None:

@@ -151,12 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m containers.serving",
         description="Serves one exported model as Google Earth Engine calls it through Vertex AI: "
-        "SERIALIZED_TF_TENSORS and ND_ARRAYS over HTTP, GRPC_TF_TENSORS over gRPC. The format of a "
-        "request is told from the request itself.",
+        "SERIALIZED_TF_TENSORS, RAW_JSON and ND_ARRAYS over HTTP; GRPC_TF_TENSORS, GRPC_SERIALIZED_TF_TENSORS and "
+        "GRPC_TF_EXAMPLES over gRPC. The format of a request is told from the request itself.",
         epilog="Health: GET AIP_HEALTH_ROUTE (also /health), 200 once the model has answered a warm-up tile, "
         "503 before. Predictions: POST AIP_PREDICT_ROUTE (also /predict), and "
-        "tensorflow.serving.PredictionService/Predict. Exit status: 0 after SIGTERM or SIGINT, 1 when the "
-        "model or a port cannot be had, 2 for a wrong option.",
+        "tensorflow.serving.PredictionService/Predict. Prometheus: GET /metrics. Exit status: 0 after SIGTERM or "
+        "SIGINT, 1 when the model or a port cannot be had, 2 for a wrong option.",
     )
     parser.add_argument(
         "--model",

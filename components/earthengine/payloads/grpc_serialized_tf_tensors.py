@@ -43,20 +43,13 @@ class GrpcSerializedTfTensors:
     def decode_request(self, contract: ModelContract, body: bytes) -> Tiles:
         """The tiles in a PredictRequest; any model name and signature will do."""
         found = predict_messages.inputs(contract, body)
-        parts = batches.parts(contract)
         protos = {
             part.name: [
                 _proto(text, part.at(n))
                 for n, text in _texts(predict_messages.batch(found[part.name], str(part)), part)
             ]
-            for part in parts
+            for part in batches.parts(contract)
         }
-        for part in parts:
-            if len(protos[part.name]) != len(protos[parts[0].name]):
-                raise PayloadError(
-                    f"{part}: {len(protos[part.name])} instances; expected {len(protos[parts[0].name])}, "
-                    "as many as the others have"
-                )
         return base64_tensors.tiles_of(contract, protos)
 
     def encode_response(self, contract: ModelContract, outputs: Outputs) -> bytes:

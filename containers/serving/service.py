@@ -32,10 +32,8 @@ _AT_WORK = 3
 class Service:
     """Loads one model and answers with it.
 
-    Whoever brings a request works on it in a thread of its own, so that one is decoded while another is in the model.
-    The model lives in one thread: inference uses every core by itself, and OpenMP, with which PyTorch does it, keeps a
-    set of threads for each that calls it, so that a lock in place of the thread made TorchScript a third slower
-    (ONNX Runtime, which has threads of its own, is as fast either way).
+    Whoever brings a request works on it in a thread of its own, so that one is decoded while another is in the model,
+    which takes one at a time: inference uses every core by itself.
     """
 
     def __init__(self) -> None:
@@ -43,7 +41,7 @@ class Service:
         self.metrics = Metrics(self.admission)
         self._model: ServedModel | None = None
         self._at_work = threading.Semaphore(_AT_WORK)
-        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._in_model = threading.Lock()
         self._stopping = False
 
     @property
@@ -66,7 +64,7 @@ class Service:
         self._stopping = True
 
     def load(self, obtain: Callable[[], ServedModel]) -> Future[ServedModel]:
-        """Load the model and warm it up, in the model's thread; the future ends when it is ready."""
+        """Load the model and warm it up, in a thread of its own; the future ends when it is ready."""
 
         def run() -> ServedModel:
             model = obtain()
@@ -82,7 +80,10 @@ class Service:
             self._model = model
             return model
 
-        return self._model_thread.submit(run)
+        loader = ThreadPoolExecutor(1, "load")
+        loading = loader.submit(run)
+        loader.shutdown(wait=False)
+        return loading
 
     def answer(self, exchange: Exchange, detect: Detect, body: bytes, wanted: Callable[[], bool]) -> bytes:
         """The answer to a request, in the request's format.
@@ -109,15 +110,11 @@ class Service:
             tiles = chosen.decode_request(model.contract, body)
             exchange.tiles = len(tiles)
             seconds["decode"] = clock() - begun
-
-            def run() -> Outputs:
+            with self._in_model:
                 _still(wanted)
                 begun = clock()
                 outputs = _checked(model, tiles)
                 seconds["model"] = clock() - begun
-                return outputs
-
-            outputs = self._model_thread.submit(run).result()
             begun = clock()
             answer = chosen.encode_response(model.contract, outputs)
             seconds["encode"] = clock() - begun

@@ -28,10 +28,10 @@ _SEVERAL = 3
 def export_model(directory: Path, destination: Path, *, allow_pickle: bool = False) -> ModelContract:
     """Export the model in a directory to a new folder.
 
-    The folder gets the exported model (PyTorch: model.pt, TorchScript, and model.onnx where the model
-    converts to it; TensorFlow: a SavedModel), model.yaml, golden.npz and source.sha256. The exported
-    model is loaded again and must answer the golden tiles, a tile of an odd size and a batch of
-    another size as the source model does; a model.onnx that does not is left out.
+    The folder gets the exported model (PyTorch: model.pt, TorchScript; TensorFlow: a SavedModel), model.onnx
+    where the model converts to it, model.yaml, golden.npz and source.sha256. The exported model is loaded
+    again and must answer the golden tiles, a tile of an odd size and a batch of another size as the source
+    model does; a model.onnx that does not is left out.
 
     Args:
         directory: holds model.yaml and the trained model.
@@ -91,7 +91,7 @@ def _keep_onnx_if_it_agrees(contract: ModelContract, folder: Path, trials: list[
     from components.frameworks import onnx
 
     if fault := _fault(contract, onnx.load_exported, folder, trials):
-        onnx.drop(folder, f"converted to ONNX it {fault}")
+        onnx.drop(contract, folder, f"converted to ONNX it {fault}")
 
 
 def _fault(

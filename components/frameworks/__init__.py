@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from components.earthengine.payloads.codec import Outputs, Tiles
 
 
-# The exported PyTorch model, in the export's folder and in the archive; as ONNX too where it converts.
+# The exported PyTorch model, in the export's folder and in the archive; either framework's as ONNX where it converts.
 TORCHSCRIPT_NAME = "model.pt"
 ONNX_NAME = "model.onnx"
 
@@ -54,5 +55,8 @@ def of(contract: ModelContract) -> Backend:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, cut to its first line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """What an error says, cut to its first line; of TensorFlow's, which begin with a traceback, to the first after."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0] == "in user code:":
+        lines = [line for line in lines if re.match(r"\w+Error: ", line)] or lines
+    return lines[0] if lines else type(error).__name__

@@ -1,66 +1,45 @@
-"""ONNX, which the server runs with ONNX Runtime where a PyTorch model converts to it and answers alike.
+"""ONNX, which the server runs with ONNX Runtime where a model converts to it and answers alike.
 
-Kept beside the TorchScript as `model.onnx`: `tiles` `[N, C, H, W]` float32 to the contract's outputs, channels last.
+Kept beside the framework's own form as `model.onnx`: `tiles` `[N, C, H, W]` float32 to the contract's outputs, channels
+last. What converts a model is beside each framework: `pytorch_onnx`, `tensorflow_onnx`.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import onnx
-import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
-from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
-from components.frameworks import ONNX_NAME, first_line
-from components.frameworks.quiet import quiet_export
+from components.frameworks import ONNX_NAME
 
 log = logging.getLogger(__name__)
 
 # The newest in which ReduceMax still has its axes as an attribute; PyTorch's exporter knows 7 to 20.
-_OPSET = 17
+OPSET = 17
 # A message of protobuf, which an ONNX file is, cannot be larger (protobuf.dev, "Proto limits").
-_MAX_BYTES = 2**31 - 1
-# One number of a weight of one dimension that is read by its place makes PyTorch 2.13's exporter take all of them for
-# sizes of an array, at 64 bytes each (measured). Biases and normalisations have thousands.
-_LONGEST_VECTOR = 1_000_000
+MAX_BYTES = 2**31 - 1
+_FORMS = {"pytorch": "TorchScript", "tensorflow": "TensorFlow"}
 
 
-def convert(forms: Sequence[nn.Module], contract: ModelContract, folder: Path) -> None:
-    """Write the first of a model's forms that converts to a folder as model.onnx; each answers a list of tensors.
-
-    Raises:
-        ModelError: none of them converts.
-    """
-    path = folder / ONNX_NAME
-    reasons = []
-    for form in forms:
-        try:
-            graph, weights = _converted(form, contract, path)
-            split_softmax(graph)
-            with path.open("wb") as file:
-                _write(file, graph, weights)
-            return
-        # The exporter, and the model's own code, may raise anything.
-        except Exception as error:
-            reasons.append(first_line(error))
-    raise ModelError(f"it cannot be converted to ONNX ({'; '.join(dict.fromkeys(reasons))})")
+def refuse_unless_it_fits(weights_bytes: int) -> None:
+    """Raise ModelError for weights that ONNX cannot hold."""
+    if weights_bytes > MAX_BYTES:
+        raise ModelError(f"its weights take {weights_bytes / 1e9:.1f} GB, of which ONNX holds {MAX_BYTES / 1e9:.1f}")
 
 
-def drop(folder: Path, reason: str) -> None:
+def drop(contract: ModelContract, folder: Path, reason: str) -> None:
     """Leave an export without ONNX, and say why."""
     (folder / ONNX_NAME).unlink(missing_ok=True)
-    log.warning("the server will run this model as TorchScript, not with ONNX Runtime: %s", reason)
+    form = _FORMS[contract.framework]
+    log.warning("the server will run this model as %s, not with ONNX Runtime: %s", form, reason)
 
 
 def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
@@ -75,64 +54,6 @@ def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
     given = session.get_inputs()[0].name  # not tiles where an output has that name
     names = [output.name for output in session.get_outputs()]
     return lambda tiles: dict(zip(names, session.run(None, {given: tiles}), strict=True))
-
-
-def _converted(form: nn.Module, contract: ModelContract, path: Path) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
-    """A form's graph, by way of a file, and the weights that it lacks: they stay where they lie, to be in memory once.
-
-    The exporter that torch recommends today (dynamo) takes no module that needs a multiple of some size.
-    """
-    _refuse_unless_it_fits(form)
-    width, height = contract.patch
-    example = torch.zeros(1, contract.channels, height, width)
-    with warnings.catch_warnings(record=True) as said, quiet_export(), torch.inference_mode():
-        warnings.simplefilter("always")
-        traced = torch.jit.trace(_Several(form), example, check_trace=False)
-        if burnt := [str(warning.message) for warning in said if warning.category is TracerWarning]:
-            raise ModelError(f"a branch depends on what is given: {burnt[0]}")
-        torch.onnx.export(
-            traced,
-            (example,),
-            path,
-            dynamo=False,
-            opset_version=_OPSET,
-            export_params=False,
-            do_constant_folding=False,  # ONNX Runtime does, when it loads
-            input_names=["tiles"],
-            output_names=[output.name for output in contract.outputs],
-            dynamic_axes={"tiles": {0: "count", 2: "height", 3: "width"}},
-        )
-    model = onnx.load(path)
-    weights = {given.name: _attribute(traced, given.name) for given in model.graph.input[1:]}
-    for output in model.graph.output:
-        # Sizes are those of the example where the exporter lost track of the dynamic ones.
-        for size in output.type.tensor_type.shape.dim:
-            size.Clear()
-    return model, weights
-
-
-def _refuse_unless_it_fits(form: nn.Module) -> None:
-    weights = form.state_dict().values()
-    if (size := sum(weight.nbytes for weight in weights)) > _MAX_BYTES:
-        raise ModelError(f"its weights take {size / 1e9:.1f} GB, of which ONNX holds 2.1")
-    if any(weight.dim() == 1 and len(weight) > _LONGEST_VECTOR for weight in weights):
-        raise ModelError(f"it has a weight of one dimension and more than {_LONGEST_VECTOR} numbers")
-
-
-class _Several(nn.Module):
-    """A list that a module answers as what the exporter takes for several outputs."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.module(tiles))
-
-
-def _attribute(module: nn.Module, path: str) -> Tensor:
-    found: Tensor = functools.reduce(getattr, path.split("."), module)  # type: ignore[assignment]
-    return found
 
 
 def split_softmax(model: onnx.ModelProto) -> None:
@@ -167,23 +88,30 @@ def _softmax(given: str, answer: str, axis: int) -> list[onnx.NodeProto]:
     ]
 
 
-def _write(file: BinaryIO, model: onnx.ModelProto, weights: dict[str, Tensor]) -> None:
+def write(path: Path, model: onnx.ModelProto, weights: Iterable[tuple[str, NDArray[np.uint8]]]) -> None:
     """Write a model whose graph takes its weights as inputs as one that holds them.
 
-    Pieces of a message merge when they are put one after the other, so that each weight goes from its tensor to the
+    Pieces of a message merge when they are put one after the other, so that each weight goes from where it lies to the
     file: a message that held them all would take their memory twice more.
+
+    Args:
+        path: the file.
+        model: its first input is the tiles, all others are weights.
+        weights: the bytes of each, by the name of its input.
     """
     inputs = {given.name: given.type.tensor_type for given in model.graph.input}
     del model.graph.input[1:]
-    file.write(model.SerializeToString())
-    for name, weight in weights.items():
-        kind = inputs[name]
-        tensor = onnx.TensorProto(name=name, data_type=kind.elem_type, dims=weight.shape).SerializeToString()
-        tensor += _field(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, weight.nbytes)
-        initializer = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(tensor) + weight.nbytes)
-        graph = _field(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(initializer) + len(tensor) + weight.nbytes)
-        file.write(graph + initializer + tensor)
-        file.write(weight.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    with path.open("wb") as file:
+        file.write(model.SerializeToString())
+        for name, weight in weights:
+            kind = inputs[name]
+            dims = [size.dim_value for size in kind.shape.dim]
+            tensor = onnx.TensorProto(name=name, data_type=kind.elem_type, dims=dims).SerializeToString()
+            tensor += _field(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, weight.nbytes)
+            initializer = _field(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(tensor) + weight.nbytes)
+            graph = _field(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(initializer) + len(tensor) + weight.nbytes)
+            file.write(graph + initializer + tensor)
+            file.write(weight.data)
 
 
 def _field(number: int, length: int) -> bytes:

@@ -76,7 +76,7 @@ def answer(model: nn.Module, given: NDArray[Any]) -> Any:
 def export(model: nn.Module, contract: ModelContract, destination: Path, given: NDArray[Any]) -> None:
     """See `Backend.export`; scripted, or traced where it cannot be scripted; as ONNX too where it converts."""
     # Takes a third of a second, which loading a model need not pay.
-    from components.frameworks import onnx
+    from components.frameworks import onnx, pytorch_onnx
 
     listed, scripted = _listed(model, contract, given)
     wrapped = _Wrapped(scripted, contract).eval()
@@ -85,9 +85,9 @@ def export(model: nn.Module, contract: ModelContract, destination: Path, given: 
     # Traced by itself a module gives the plainer graph; scripted it keeps its branches.
     forms = [wrapped] if listed is None else [_Wrapped(listed, contract).eval(), wrapped]
     try:
-        onnx.convert(forms, contract, destination)
+        pytorch_onnx.convert(forms, contract, destination)
     except ModelError as error:
-        onnx.drop(destination, str(error))
+        onnx.drop(contract, destination, str(error))
     # PyTorch 2.13's exporter never lets go of the weights (torch._C._jit_onnx_list_model_parameters keeps them).
     for weight in wrapped.state_dict(keep_vars=True).values():
         weight.data = weight.new_empty(0)

@@ -1,6 +1,6 @@
 """TensorFlow models: `.keras`, legacy `.h5`, and SavedModel folders (of a tf.Module, say).
 
-Exported as a SavedModel with a signature for each way to ask:
+Exported as ONNX where it converts (see `onnx`), and as a SavedModel with a signature for each way to ask:
 
 - `tiles`, for our server: raw float32 tiles `[N, C, H, W]`; the outputs as the project has them.
 - `arrays`, for ND_ARRAYS: the same tiles, or `[N, C]` of a table.
@@ -99,6 +99,13 @@ def export(model: Any, contract: ModelContract, destination: Path, given: NDArra
             f"the model cannot be exported for tiles of any size: {first_line(error)}; build it with an input of "
             "height and width None"
         ) from error
+    # Takes a second, which loading a model need not pay.
+    from components.frameworks import onnx, tensorflow_onnx
+
+    try:
+        tensorflow_onnx.convert(signatures["tiles"], contract, destination)
+    except ModelError as error:
+        onnx.drop(contract, destination, str(error))
 
 
 def load_exported(folder: Path) -> Callable[[Tiles], Outputs]:
@@ -217,10 +224,13 @@ class _Wrapped:
 
     def _reflected(self, raw: Any, axis: int) -> Any:
         """Reflect the end of an axis up to the multiple, more than once where the tile is small."""
-        if self._contract.model.multiple == 1:
+        multiple = self._contract.model.multiple
+        if multiple == 1:
             return raw
         size = tf.shape(raw)[axis]
-        index = tf.range(size + (-size) % self._contract.model.multiple) % tf.maximum(2 * (size - 1), 1)
+        # Of positive numbers: tf2onnx 1.17 takes the remainder of a negative one as C does.
+        wanted = (size + multiple - 1) // multiple * multiple
+        index = tf.range(wanted) % tf.maximum(2 * (size - 1), 1)
         return tf.gather(raw, tf.minimum(index, tf.abs(2 * (size - 1) - index)), axis=axis)
 
     def _finished(self, answer: Any, rank: int, height: Any, width: Any) -> Any:

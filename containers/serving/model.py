@@ -37,22 +37,20 @@ def last_line(error: Exception) -> str:
 def load(path: Path) -> ServedModel:
     """The model in an artifact: a `.mar`, a folder with `model.mar`, or a SavedModel with `model.yaml` in it.
 
-    Imports the framework that the artifact needs, and only that.
+    With ONNX Runtime where export made ONNX of it, else, and where there is CUDA, with its own framework. Imports only
+    what runs it.
 
     Raises:
-        ModelError: no such artifact, a broken one, or its framework is not installed.
+        ModelError: no such artifact, a broken one, or what runs it is not installed.
         ContractError: its `model.yaml` is missing or breaks a rule.
     """
     if not path.exists():
         raise ModelError(f"{path} does not exist; give a .mar, or a folder with {ARCHIVE} or {SAVED_MODEL}")
     archive = path / ARCHIVE if path.is_dir() else path
     if archive.is_file():
-        return _from_archive(archive)
+        return _pytorch(archive)
     if (path / SAVED_MODEL).is_file():
-        _need("tensorflow", "TensorFlow", path)
-        from containers.serving.tensorflow_model import TensorFlowModel
-
-        return TensorFlowModel(path)
+        return _tensorflow(path)
     there = ", ".join(sorted(child.name for child in path.iterdir())[:10]) or "nothing"
     raise ModelError(f"{path} holds {there}; it must hold {ARCHIVE} (PyTorch) or {SAVED_MODEL} (TensorFlow)")
 
@@ -78,35 +76,59 @@ def read_archive(path: Path, name: str | None = None) -> tuple[ModelContract, by
     return ModelContract.parse(contract, f"{path}: {FILE_NAME}"), content
 
 
-def _from_archive(path: Path) -> ServedModel:
-    """A PyTorch model: on CUDA where it is, else as ONNX where export made that, which needs no torch."""
+def _pytorch(archive: Path) -> ServedModel:
     try:
-        with zipfile.ZipFile(path) as archive:
-            has_onnx = ONNX in archive.namelist()
+        with zipfile.ZipFile(archive) as opened:
+            has_onnx = ONNX in opened.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from None
-    if has_onnx and not _has_cuda():
-        _need("onnxruntime", "PyTorch", path)
-        from containers.serving.onnx_model import OnnxModel
-
-        return OnnxModel(path)
-    _need("torch", "PyTorch", path)
+        raise _unreadable(archive, error) from None
+    if has_onnx and not _torch_has_cuda():
+        return _onnx(archive, "PyTorch", *read_archive(archive, ONNX))
+    _need("torch", "PyTorch", archive)
     from containers.serving.torch_model import TorchModel
 
-    return TorchModel(path)
+    return TorchModel(archive)
 
 
-def _has_cuda() -> bool:
-    """Whether torch finds CUDA; without a driver it is not asked, as its import takes 2 seconds."""
+def _tensorflow(folder: Path) -> ServedModel:
+    if (folder / ONNX).is_file() and not _tensorflow_has_gpu():
+        return _onnx(folder, "TensorFlow", ModelContract.read(folder), (folder / ONNX).read_bytes())
+    _need("tensorflow", "TensorFlow", folder)
+    from containers.serving.tensorflow_model import TensorFlowModel
+
+    return TensorFlowModel(folder)
+
+
+def _onnx(path: Path, framework: str, contract: ModelContract, content: bytes) -> ServedModel:
+    _need("onnxruntime", framework, path)
+    from containers.serving.onnx_model import OnnxModel
+
+    return OnnxModel(path, contract, content)
+
+
+def _has_driver(framework: str) -> bool:
+    """Whether there is CUDA's driver, and the framework installed; without, its import of seconds is spared."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
-    if find_spec("torch") is None:
+    return find_spec(framework) is not None
+
+
+def _torch_has_cuda() -> bool:
+    if not _has_driver("torch"):
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def _tensorflow_has_gpu() -> bool:
+    if not _has_driver("tensorflow"):
+        return False
+    from containers.serving.tensorflow_model import gpus
+
+    return bool(gpus())
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:

@@ -1,4 +1,4 @@
-"""A PyTorch model that export converted to ONNX: faster than TorchScript on processors, and torch is not imported."""
+"""A model that export converted to ONNX: faster than its own framework on processors, which is not imported then."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
 from containers.serving.cores import cores
-from containers.serving.model import ONNX, last_line, read_archive
+from containers.serving.model import ONNX, last_line
 
 # Networks up to this size are opened twice; beyond it the better way is known.
 _SMALL_BYTES = 1 << 20
@@ -19,10 +20,19 @@ _TIMED_CALLS = 10
 
 
 class OnnxModel:
-    """A graph that takes `tiles` `[N, C, H, W]` float32 and has the contract's outputs."""
+    """A graph that takes tiles `[N, C, H, W]` float32 and has the contract's outputs.
 
-    def __init__(self, archive: Path) -> None:
-        self.contract, content = read_archive(archive, ONNX)
+    Args:
+        path: of the artifact that it is from, for an error.
+        contract: of the artifact.
+        content: the serialized graph.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
+
+    def __init__(self, path: Path, contract: ModelContract, content: bytes) -> None:
+        self.contract = contract
         threads = cores()
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}, {threads} threads"
         width, height = self.contract.patch
@@ -32,7 +42,7 @@ class OnnxModel:
         # It raises classes of its own, of no common base but this.
         except Exception as error:
             raise ModelError(
-                f"{archive}: ONNX Runtime {onnxruntime.__version__} cannot load {ONNX} ({last_line(error)}); "
+                f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load {ONNX} ({last_line(error)}); "
                 "export the model with this version or an older one"
             ) from None
         self._given = self._session.get_inputs()[0].name  # not tiles where an output has that name

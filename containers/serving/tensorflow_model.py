@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # Read once, at the import; what matters is raised, and a machine without a GPU is no error (3 hides it). Two notes on
 # oneDNN and CUDA come before it is read, and stay: to move stderr away meanwhile would lose other threads' lines.
@@ -20,6 +21,12 @@ from containers.serving.model import last_line
 SIGNATURE = "tiles"
 
 
+def gpus() -> list[Any]:
+    """The GPUs that TensorFlow finds."""
+    found: list[Any] = tf.config.list_physical_devices("GPU")
+    return found
+
+
 class TensorFlowModel:
     """A SavedModel with `tiles(tiles=[N, C, H, W] float32)`, which returns channels-last outputs by name.
 
@@ -31,11 +38,10 @@ class TensorFlowModel:
         threads = cores()
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-        gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:
+        for gpu in gpus():
             tf.config.experimental.set_memory_growth(gpu, True)
-        names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-        where = f"on {', '.join(names)}" if gpus else f"{threads} threads"
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus()]
+        where = f"on {', '.join(names)}" if names else f"{threads} threads"
         self.runtime = f"TensorFlow {tf.__version__}, {where}"
         try:
             # Kept whole: the signature's variables live only as long as what was loaded.

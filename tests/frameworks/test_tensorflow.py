@@ -245,3 +245,10 @@ def test_wrong_rank_of_output(write: WriteModel, tmp_path: Path) -> None:
         ContractError, match=r"output total .* \[4, 16, 16, 3\] \(channels_last\).*declare dimensions: 1"
     ):
         export_model(write(convolution()), tmp_path / "exported")
+
+
+def test_a_layer_that_tensorflow_cannot_trace_is_named(write: WriteModel, tmp_path: Path) -> None:
+    """Keras 3.15 computes the sizes of this one in Python."""
+    model = keras.Sequential([keras.Input((None, None, 2)), keras.layers.UpSampling2D(interpolation="bilinear")])
+    with pytest.raises(ModelError, match=r"cannot be exported for tiles of any size: .*calling UpSampling2D\.call\(\)"):
+        export_model(write(model, outputs=VECTOR), tmp_path / "exported")

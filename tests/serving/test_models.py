@@ -90,23 +90,77 @@ def test_answers_are_not_copied(archive: Path) -> None:
     assert not answer.flags.owndata
 
 
-def test_torch_is_not_imported_for_onnx(archive: Path) -> None:
+@pytest.fixture
+def saved_model(write_model: WriteModel) -> Path:
+    """An archived SavedModel."""
+    import keras
+
+    net = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(3, 3, padding="same")])
+    changes = {"framework": "tensorflow", "model": {"file": "net.keras"}, "outputs": [{"name": "v", "dimensions": 1}]}
+    directory = write_model(net.save, **changes)
+    export_model(directory, directory.parent / "exported")
+    archive_model(directory.parent / "exported", directory.parent / "archived")
+    return directory.parent / "archived"
+
+
+def test_onnx_runtime_answers_as_a_saved_model_does(saved_model: Path) -> None:
+    by_onnx = model.load(saved_model)
+    assert isinstance(by_onnx, OnnxModel)
+    (saved_model / "model.onnx").unlink()
+    tiles = np.random.default_rng(0).normal(0, 1, (3, 2, 5, 13)).astype(np.float32)
+    np.save(saved_model / "tiles.npy", tiles)
+    # Alone, since TensorFlow takes a number of threads only before it is used.
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom containers.serving import model\nimport numpy as np\n"
+        "folder = Path(sys.argv[1])\nloaded = model.load(folder)\nprint(loaded.runtime)\n"
+        "np.save(folder / 'answer.npy', loaded.predict(np.load(folder / 'tiles.npy'))['v'])\n"
+    )
+    assert run(program, saved_model).startswith("TensorFlow ")
+    assert_close(by_onnx.predict(tiles)["v"], np.load(saved_model / "answer.npy"))
+
+
+def test_a_gpu_comes_before_onnx(saved_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_tensorflow_has_gpu", lambda: True)
+    monkeypatch.setattr("containers.serving.tensorflow_model.TensorFlowModel", lambda path: path)
+    loaded: object = model.load(saved_model)
+    assert loaded == saved_model
+
+
+def test_broken_onnx_beside_a_saved_model(saved_model: Path) -> None:
+    (saved_model / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"archived: ONNX Runtime .* cannot load model\.onnx .*; export"):
+        model.load(saved_model)
+
+
+def run(program: str, path: Path) -> str:
+    """What a program in Python prints, given a path."""
+    command = [sys.executable, "-W", "ignore", "-c", program, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def imported(path: Path) -> list[str]:
+    """The frameworks that are imported where an artifact is loaded and asked."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom containers.serving import model\nimport numpy as np\n"
         "model.load(Path(sys.argv[1])).predict(np.ones((1, 2, 4, 4), np.float32))\n"
         "print(*sorted({'torch', 'onnxruntime', 'onnx', 'tensorflow'} & set(sys.modules)))\n"
     )
+    return run(program, path).split()
 
-    def imported(path: Path) -> list[str]:
-        command = [sys.executable, "-W", "ignore", "-c", program, str(path)]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
 
+def test_torch_is_not_imported_for_onnx(archive: Path) -> None:
     assert imported(archive) == ["onnxruntime"]
     assert imported(without(archive, "model.onnx")) == ["torch"]
 
 
+def test_tensorflow_is_not_imported_for_onnx(saved_model: Path) -> None:
+    assert imported(saved_model) == ["onnxruntime"]
+    (saved_model / "model.onnx").unlink()
+    assert imported(saved_model) == ["tensorflow"]
+
+
 def test_cuda_comes_before_onnx(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "_has_cuda", lambda: True)
+    monkeypatch.setattr(model, "_torch_has_cuda", lambda: True)
     assert isinstance(model.load(archive), TorchModel)
 
 

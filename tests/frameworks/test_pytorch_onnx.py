@@ -4,6 +4,7 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from components.archive import archive_model
 from components.earthengine.contract import ModelContract
 from components.export import export_model
-from components.frameworks import ONNX_NAME
+from components.frameworks import ONNX_NAME, pytorch_onnx
 from components.frameworks import onnx as onnx_framework
 from components.source import SourceModel
 from tests.conftest import WriteModel, assert_close
@@ -235,19 +236,23 @@ def test_what_onnx_runtime_cannot_run_is_dropped(write_model: WriteModel, caplog
 
 
 @pytest.mark.parametrize(
-    ("limit", "most", "said"),
-    [("_MAX_BYTES", 100, "of which ONNX holds 2.1"), ("_LONGEST_VECTOR", 7, "one dimension and more than 7 numbers")],
+    ("module", "limit", "most", "said"),
+    [
+        (onnx_framework, "MAX_BYTES", 100, "its weights take 0.0 GB, of which ONNX holds"),
+        (pytorch_onnx, "_LONGEST_VECTOR", 7, "one dimension and more than 7 numbers"),
+    ],
 )
 def test_limits(
     write_model: WriteModel,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    module: ModuleType,
     limit: str,
     most: int,
     said: str,
 ) -> None:
     directory = write_model(scripted(Classifier()), outputs=VECTOR)
-    monkeypatch.setattr(onnx_framework, limit, most)
+    monkeypatch.setattr(module, limit, most)
     assert not (exported(directory) / ONNX_NAME).exists()
     assert said in caplog.text
 

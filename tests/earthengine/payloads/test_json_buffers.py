@@ -168,6 +168,30 @@ def test_another_body_is_left_to_the_slow_way(body: bytes) -> None:
     assert json_buffers.bands(GOOD, ["red", "green"]) is not None, "the parser is no longer usable"
 
 
+ONES = ",".join(["1"] * MANY)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (f"[{ONES}", f"{ONES}]", f"[{ONES}],[{ONES}]"),
+        (f"[{ONES}],[{ONES}]", f"[{ONES}", f"{ONES}]"),
+        (f"[[{ONES}]", f"[{ONES}]]", f"[{ONES}],[{ONES}]"),
+        (f"[{ONES}],[[{ONES}]", f"[{ONES}]]", f"[[{ONES}]]"),
+        (f"[{ONES}],[9],[[{ONES}]", f"[{ONES}]", f"[{ONES}]]"),
+        (f"[{ONES}],[{ONES}]", f"[[{ONES}]", f"[{ONES}]]"),
+    ],
+)
+@pytest.mark.parametrize("quoted", [False, True])
+def test_values_that_are_json_only_together_are_left_to_the_slow_way(values: tuple[str, ...], quoted: bool) -> None:
+    one, other, third = (value.replace("1", '"1"') if quoted else value for value in values)
+    body = f'{{"instances": [{{"a": {one}, "b": {other}, "c": {third}}}]}}'.encode()
+    json.loads(f"[{one}, {other}, {third}]")
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(body)
+    assert json_buffers.bands(body, ["a", "b", "c"]) is None
+
+
 def test_predictions_are_read_by_their_own_key() -> None:
     body = b'{"predictions": [[1, 2]]}'
     assert json_buffers.tiles(body, "instances") is None

@@ -24,9 +24,9 @@ Detect = Callable[[ModelContract, bytes], Codec]
 
 # TorchScript specialises its graph in the first calls.
 _WARM_UP_CALLS = 2
-# Requests that are unpacked at a time: one in the model, one before it and one after it. More would only take
-# memory, several times what they took on the wire.
-_AT_WORK = 3
+# Requests that are unpacked at a time: one in the model, and one before it or after it. More would only take memory,
+# several times what they took on the wire.
+_AT_WORK = 2
 
 
 class Service:

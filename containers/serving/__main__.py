@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -61,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
             grpc_server.serving()
             _log.info("ready: %s on %s", options.model, done.result().runtime)
 
+        # Until uvicorn heeds them itself; whoever reads the line may stop the server at once.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, http_server.handle_exit)
         http_port = listener.getsockname()[1]
         _log.info("HTTP on %s:%d, gRPC on %s:%d", options.host, http_port, options.host, grpc_server.port)
         loading.add_done_callback(loaded)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ def contract_of(**changes: Any) -> ModelContract:
 def assert_close(got: Any, expected: Any) -> None:
     """Compare two arrays as frameworks that add in another order allow: shapes, then values."""
     np.testing.assert_allclose(got, expected, 1e-5, 1e-5, strict=True)
+
+
+def assert_same_answers(got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare the outputs of two models: names in their order, types, shapes, values."""
+    assert list(got) == list(expected)
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype
+        assert_close(got[name], array)
 
 
 @pytest.fixture

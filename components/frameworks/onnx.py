@@ -1,7 +1,7 @@
 """ONNX, which the server runs with ONNX Runtime where a model converts to it and answers alike.
 
-Kept beside the framework's own form as `model.onnx`: `tiles` `[N, C, H, W]` float32 to the contract's outputs, channels
-last. What converts a model is beside each framework: `pytorch_onnx`, `tensorflow_onnx`.
+Kept beside the framework's own form as `model.onnx`: its only input are tiles `[N, C, H, W]` float32, its outputs the
+contract's, channels last. What converts a model is beside each framework: `pytorch_onnx`, `tensorflow_onnx`.
 """
 
 from __future__ import annotations
@@ -66,15 +66,22 @@ def split_softmax(model: onnx.ModelProto) -> None:
         value.name: len(value.type.tensor_type.shape.dim)
         for value in shape_inference.infer_shapes(model).graph.value_info
     }
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
+
+    def split(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
-        if node.op_type == "Softmax" and axis not in (-1, ranks.get(node.input[0], 0) - 1):
-            model.graph.node.extend(_softmax(node.input[0], node.output[0], axis))
-            model.graph.initializer.append(numpy_helper.from_array(np.array([axis]), f"{node.output[0]}.axes"))
-        else:
-            model.graph.node.append(node)
+        if node.op_type != "Softmax" or axis in (-1, ranks.get(node.input[0], 0) - 1):
+            return [node]
+        model.graph.initializer.append(numpy_helper.from_array(np.array([axis]), f"{node.output[0]}.axes"))
+        return _softmax(node.input[0], node.output[0], axis)
+
+    rewrite(model, split)
+
+
+def rewrite(model: onnx.ModelProto, nodes_for: Callable[[onnx.NodeProto], list[onnx.NodeProto]]) -> None:
+    """Put in place of each node of a graph what a function gives for it."""
+    nodes = [new for node in model.graph.node for new in nodes_for(node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _softmax(given: str, answer: str, axis: int) -> list[onnx.NodeProto]:

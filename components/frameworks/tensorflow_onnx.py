@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.frameworks import ONNX_NAME, first_line
-from components.frameworks.onnx import OPSET, refuse_unless_it_fits, split_softmax, write
+from components.frameworks.onnx import OPSET, refuse_unless_it_fits, rewrite, split_softmax, write
 from components.frameworks.quiet import quiet_export
 
 # Up to this size constants stay in the graph: sizes and axes, which the converter must see, and biases.
@@ -33,9 +33,8 @@ def convert(signature: Any, contract: ModelContract, folder: Path) -> None:
     """
     refuse_unless_it_fits(sum(variable.dtype.size * variable.shape.num_elements() for variable in signature.variables))
     names = [output.name for output in contract.outputs]
-    # What goes in and what comes out may not have the same name.
-    given = next(name for name in ("tiles", "given") if name not in names)
-    spec = tf.TensorSpec([None, contract.channels, None, None], tf.float32, given)
+    # In the graph it is tiles:0, so that an output may be named tiles.
+    spec = tf.TensorSpec([None, contract.channels, None, None], tf.float32, "tiles")
     function = tf.function(lambda tiles: signature(tiles=tiles), input_signature=[spec], autograph=False)
     try:
         model, weights = _converted(function.get_concrete_function())
@@ -100,14 +99,13 @@ def _taken_out(graph: Any) -> dict[str, NDArray[np.uint8]]:
 
 def _write_erfc_by_erf(model: onnx.ModelProto) -> None:
     """Write erfc(x), of which Keras's GELU is made and which ONNX lacks, as 1 - erf(x)."""
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        if node.op_type == "Erfc":
-            (answer,) = node.output
-            one, erf = f"{answer}.one", f"{answer}.erf"
-            model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), one))
-            model.graph.node.append(helper.make_node("Erf", list(node.input), [erf]))
-            model.graph.node.append(helper.make_node("Sub", [one, erf], [answer]))
-        else:
-            model.graph.node.append(node)
+
+    def by_erf(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        if node.op_type != "Erfc":
+            return [node]
+        (answer,) = node.output
+        one, erf = f"{answer}.one", f"{answer}.erf"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), one))
+        return [helper.make_node("Erf", list(node.input), [erf]), helper.make_node("Sub", [one, erf], [answer])]
+
+    rewrite(model, by_erf)

@@ -83,7 +83,8 @@ def _pytorch(archive: Path) -> ServedModel:
     except (OSError, zipfile.BadZipFile) as error:
         raise _unreadable(archive, error) from None
     if has_onnx and not _torch_has_cuda():
-        return _onnx(archive, "PyTorch", *read_archive(archive, ONNX))
+        _need("onnxruntime", "PyTorch", archive)
+        return _onnx(archive, *read_archive(archive, ONNX))
     _need("torch", "PyTorch", archive)
     from containers.serving.torch_model import TorchModel
 
@@ -92,15 +93,15 @@ def _pytorch(archive: Path) -> ServedModel:
 
 def _tensorflow(folder: Path) -> ServedModel:
     if (folder / ONNX).is_file() and not _tensorflow_has_gpu():
-        return _onnx(folder, "TensorFlow", ModelContract.read(folder), (folder / ONNX).read_bytes())
+        _need("onnxruntime", "TensorFlow", folder)
+        return _onnx(folder, ModelContract.read(folder), (folder / ONNX).read_bytes())
     _need("tensorflow", "TensorFlow", folder)
     from containers.serving.tensorflow_model import TensorFlowModel
 
     return TensorFlowModel(folder)
 
 
-def _onnx(path: Path, framework: str, contract: ModelContract, content: bytes) -> ServedModel:
-    _need("onnxruntime", framework, path)
+def _onnx(path: Path, contract: ModelContract, content: bytes) -> ServedModel:
     from containers.serving.onnx_model import OnnxModel
 
     return OnnxModel(path, contract, content)

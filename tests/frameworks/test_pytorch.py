@@ -16,7 +16,7 @@ from components.export import export_model
 from components.frameworks import TORCHSCRIPT_NAME, of, pytorch
 from components.golden import Golden
 from components.source import SourceModel
-from tests.conftest import WriteModel, assert_close
+from tests.conftest import WriteModel, assert_close, assert_same_answers
 
 SIZES = ((1, 1), (5, 13), (16, 16))
 
@@ -111,11 +111,7 @@ def check_export(directory: Path, tmp_path: Path, sizes: tuple[tuple[int, int], 
     batches = [random_tiles(contract, *size) for size in sizes]
     answers = list(map(of(contract).load_exported(tmp_path / "exported"), batches))
     for batch, answer in zip(batches, answers, strict=True):
-        expected = source.predict(batch)
-        assert list(answer) == list(expected)
-        for name, array in expected.items():
-            assert answer[name].dtype == array.dtype
-            assert_close(answer[name], array)
+        assert_same_answers(answer, source.predict(batch))
     return list(answers)
 
 

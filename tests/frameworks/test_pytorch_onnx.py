@@ -21,7 +21,7 @@ from components.export import export_model
 from components.frameworks import ONNX_NAME, pytorch_onnx
 from components.frameworks import onnx as onnx_framework
 from components.source import SourceModel
-from tests.conftest import WriteModel, assert_close
+from tests.conftest import WriteModel, assert_close, assert_same_answers
 from tests.frameworks.test_pytorch import Last, Matrix, Strided, Sum, TakesDict, TakesTuple, Unscriptable
 
 TWO = [{"name": "a", "dimensions": 0}, {"name": "b", "dimensions": 1}]
@@ -90,11 +90,7 @@ def check_onnx(directory: Path, shapes: tuple[tuple[int, int, int], ...] = SHAPE
     run = onnx_framework.load_exported(folder)
     for shape in shapes:
         tiles = random_tiles(source.contract, *shape)
-        answer, expected = run(tiles), source.predict(tiles)
-        assert list(answer) == list(expected)
-        for name, array in expected.items():
-            assert answer[name].dtype == array.dtype
-            assert_close(answer[name], array)
+        assert_same_answers(run(tiles), source.predict(tiles))
     onnx.checker.check_model(folder / ONNX_NAME, full_check=True)
     return onnx.load(folder / ONNX_NAME)
 

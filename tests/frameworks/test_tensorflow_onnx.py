@@ -17,7 +17,7 @@ from components.export import export_model
 from components.frameworks import ONNX_NAME
 from components.frameworks import onnx as onnx_framework
 from components.source import SourceModel
-from tests.conftest import WriteModel, assert_close
+from tests.conftest import WriteModel, assert_close, assert_same_answers
 from tests.frameworks.test_tensorflow import TWO, VECTOR, Module, random_tiles, with_signature, write
 
 __all__ = ["write"]  # a fixture
@@ -33,11 +33,7 @@ def check_onnx(directory: Path, tmp_path: Path, sizes: tuple[tuple[int, int], ..
     source, run = SourceModel(directory), onnx_framework.load_exported(folder)
     for size in sizes:
         tiles = random_tiles(contract, *size)
-        answer, expected = run(tiles), source.predict(tiles)
-        assert list(answer) == list(expected)
-        for name, array in expected.items():
-            assert answer[name].dtype == array.dtype
-            assert_close(answer[name], array)
+        assert_same_answers(run(tiles), source.predict(tiles))
     onnx.checker.check_model(folder / ONNX_NAME, full_check=True)
     return onnx.load(folder / ONNX_NAME)
 
@@ -73,6 +69,21 @@ def unet() -> Any:
 
 def test_a_unet_on_tiles_of_any_size(write: WriteModel, tmp_path: Path) -> None:
     check_onnx(write(unet(), source={"multiple": 4}, outputs=VECTOR), tmp_path)
+
+
+def test_weights_that_are_taken_out_of_the_graph_while_it_is_converted(write: WriteModel, tmp_path: Path) -> None:
+    model = sequential(
+        layers.Conv2D(40, 3, padding="same"),
+        layers.SeparableConv2D(40, 6, depth_multiplier=2, padding="same"),
+        layers.Conv2DTranspose(20, 2, 2, "same"),
+        layers.Dense(60),
+        layers.AveragePooling2D(2),
+        layers.Dense(2),
+    )
+    graph = check_onnx(write(model, outputs=VECTOR), tmp_path).graph
+    assert len(graph.input) == 1
+    # Two of the separable convolution, and one each of the transposed one and the first dense layer.
+    assert sum(len(weight.raw_data) > 4096 for weight in graph.initializer) == 4
 
 
 def test_normalisation_types_and_a_number_a_pixel(write: WriteModel, tmp_path: Path) -> None:

@@ -72,20 +72,16 @@ def bands(body: bytes, names: Collection[str]) -> dict[str, NDArray[np.float32]]
                 _parsed(joined)  # with its quotes it must be JSON too
             document = _parsed(plain)
             shapes = [_shape(document[n]) for n in range(len(order))]
-            if len(document) != len(texts) or not all(
-                text.startswith(b"[" * len(shape)) and text.endswith(b"]" * len(shape))
-                for text, shape in zip(texts, shapes * count, strict=True)
-            ):
-                return None  # a value that ends in the middle of another
+            if len(document) != len(texts) or not all(map(_whole, texts, shapes * count)):
+                return None
             sizes = [math.prod(shape) for shape in shapes]
             numbers = _numbers(document, (count, sum(sizes)))
             if quoted:
-                good = _skeleton(joined) == b"[%b]" % b",".join([_lists(shape) for shape in shapes] * count)
+                regular = _skeleton(joined) == b"[%b]" % b",".join([_lists(shape) for shape in shapes] * count)
             else:
-                good = _count_lists(joined) == 1 + count * sum(map(_lists_in, shapes)) and all(
-                    _regular(value, shapes[n % len(shapes)]) for n, value in enumerate(document)
-                )
-            if not good:
+                regular = all(map(_regular, document, shapes * count))
+                regular &= _count_lists(joined) == 1 + count * sum(map(_lists_in, shapes))
+            if not regular:
                 return None
         except _IRREGULAR:
             return None
@@ -142,6 +138,11 @@ def _numbers(value: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     if not np.isfinite(narrow).all():
         raise ValueError("a number too large for float32")
     return narrow
+
+
+def _whole(text: bytes, shape: tuple[int, ...]) -> bool:
+    """Whether a value's text opens and closes its lists itself, and does not end in the middle of the next value."""
+    return text.startswith(b"[" * len(shape)) and text.endswith(b"]" * len(shape))
 
 
 def _regular(value: Any, shape: tuple[int, ...]) -> bool:

@@ -183,6 +183,9 @@ def storage_client() -> storage.Client:
 def _storage_client(emulator: str | None) -> storage.Client:
     from google.cloud import storage
 
+    # For its traces the client asks for the bucket itself, in a thread that lasts as long as the retries; that needs a
+    # permission which reading and writing objects does not.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     if emulator:
         return storage.Client(project="local", credentials=AnonymousCredentials())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def fetch(uri: str, directory: Path) -> Path:
     from google.cloud.storage.retry import DEFAULT_RETRY
     from requests.exceptions import RequestException
 
+    # For its traces the client asks for the bucket itself; that needs a permission which reading objects does not.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     retry = DEFAULT_RETRY.with_timeout(_RETRY_S).with_delay(initial=0.2)
     bucket, _, prefix = uri.removeprefix(SCHEME).rstrip("/").partition("/")
     try:

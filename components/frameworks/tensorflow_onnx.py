@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.frameworks import ONNX_NAME, first_line
 from components.frameworks.onnx import OPSET, refuse_unless_it_fits, rewrite, split_softmax, write
-from components.frameworks.quiet import quiet_export
 
 # Up to this size constants stay in the graph: sizes and axes, which the converter must see, and biases.
 _SMALL_BYTES = 4096
@@ -54,7 +52,7 @@ def _converted(function: Any) -> tuple[onnx.ModelProto, dict[str, NDArray[np.uin
 
     With the weights in the graph tf2onnx 1.17 takes 57 times their memory, and two minutes for 350 MB.
     """
-    with warnings.catch_warnings(action="ignore"), quiet_export(), _quiet_logs():
+    with _quiet_logs():
         import tf2onnx
 
         graph = tf2onnx.tf_loader.convert_variables_to_constants_large_model(function)

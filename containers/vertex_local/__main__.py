@@ -5,6 +5,7 @@ import asyncio
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from contextlib import closing
@@ -31,7 +32,7 @@ def main() -> int:
     except StartError as error:
         print(f"vertex_local: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:  # uvicorn has stopped in good order and raises the signal once more
+    except KeyboardInterrupt:  # before uvicorn heeds it
         pass
     return 0
 
@@ -101,6 +102,9 @@ async def _serve_api(arguments: argparse.Namespace, store: Store, directory: Pat
         timeout_graceful_shutdown=_GRACE_S,
     )
     server = uvicorn.Server(config)
+    # uvicorn raises the signal that ended it once more; that must not end this process while Cloud Storage still runs.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.005)

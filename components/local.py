@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from components.earthengine.errors import LocalError
@@ -30,11 +30,11 @@ def local_vertex(state: Path) -> Iterator[None]:
     Raises:
         LocalError: it does not start.
     """
-    port, storage_port = _free_ports()
+    port, storage_port, grpc_port = _free_ports()
     # The guard ends it when this process is gone, however it went.
     command = [sys.executable, "-m", "containers.vertex_local.guard"]
     command += [sys.executable, "-m", "containers.vertex_local", "--state", str(state)]
-    command += ["--port", str(port), "--storage-port", str(storage_port)]
+    command += ["--port", str(port), "--storage-port", str(storage_port), "--grpc-port", str(grpc_port)]
     outside = {name: os.environ.pop(name, None) for name in (EMULATOR, "STORAGE_EMULATOR_HOST")}
     environment = {**os.environ, "GOOGLE_CLOUD_PROJECT": PROJECT}
     state.mkdir(parents=True, exist_ok=True)
@@ -72,8 +72,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.communicate()
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_ports() -> tuple[int, ...]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return tuple(one.getsockname()[1] for one in sockets)

@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of Cloud Storage (default: the API's + 1); not used where STORAGE_EMULATOR_HOST is set",
     )
     parser.add_argument(
+        "--grpc-port", type=int, help="of the same services over gRPC, without TLS (default: the API's + 2)"
+    )
+    parser.add_argument(
         "--host",
         default="127.0.0.1",
         help="address to listen on; there is no authentication (default: %(default)s)",
@@ -91,12 +94,14 @@ async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Proc
 
 
 async def _serve_api(arguments: argparse.Namespace, store: Store, directory: Path, listener: socket.socket) -> None:
+    grpc_port = arguments.grpc_port or arguments.port + 2
+    _listen(arguments.host, grpc_port, "--grpc-port").close()
     # Only now: the messages of aiplatform_v1 take more than a second to import.
     from .app import VertexLocal, application
 
     service = VertexLocal(store, directory)
     config = uvicorn.Config(
-        application(service, loopback_only=arguments.host in _LOOPBACK),
+        application(service, f"{_bracketed(arguments.host)}:{grpc_port}", loopback_only=arguments.host in _LOOPBACK),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
@@ -110,13 +115,18 @@ async def _serve_api(arguments: argparse.Namespace, store: Store, directory: Pat
         await asyncio.sleep(0.005)
     if server.started:
         print(  # noqa: T201
-            f"Vertex AI answers at http://{arguments.host}:{arguments.port}, its state is in {directory}",
+            f"Vertex AI answers at http://{_bracketed(arguments.host)}:{arguments.port} (gRPC: {grpc_port}),"
+            f" its state is in {directory}",
             f"export VERTEX_EMULATOR_HOST={os.environ['VERTEX_EMULATOR_HOST']}",
             f"export STORAGE_EMULATOR_HOST={os.environ['STORAGE_EMULATOR_HOST']}",
             sep="\n",
             flush=True,
         )
     await serving
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _listen(host: str, port: int, option: str) -> socket.socket:

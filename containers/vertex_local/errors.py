@@ -16,8 +16,8 @@ ServiceError
 StartError            the program cannot start: one line for stderr
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import json
+from typing import ClassVar
 
 import grpc
 
@@ -38,9 +38,9 @@ class ServiceError(Exception):
         number: int = self.status.value[0]
         return number
 
-    def body(self) -> Mapping[str, Any]:
-        """What Google's REST services answer in place of the resource."""
-        return {"error": {"code": self.http_code, "message": self.message, "status": self.status.name}}
+    def body(self) -> str:
+        """What Google's REST services answer in place of the resource, in JSON."""
+        return json.dumps({"error": {"code": self.http_code, "message": self.message, "status": self.status.name}})
 
 
 class InvalidArgumentError(ServiceError):

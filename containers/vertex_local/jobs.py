@@ -10,20 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
+from google.protobuf import empty_pb2, json_format
 
-from . import listing, messages
+from . import filters, listing, messages
 from .errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 from .messages import PipelineState, TaskState
 from .operations import Operations
 from .processes import Process, last_lines, reason
+from .projects import Projects
 from .store import Collection, Store
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 _JOB_ID = re.compile(r"[a-z][-a-z0-9]{0,127}")
-_ENDED = (
+ENDED = (
     PipelineState.PIPELINE_STATE_SUCCEEDED,
     PipelineState.PIPELINE_STATE_FAILED,
     PipelineState.PIPELINE_STATE_CANCELLED,
@@ -39,73 +40,129 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def _pipeline_name(job: Any) -> str:
+    name: str = json_format.MessageToDict(job.pipeline_spec)["pipelineInfo"]["name"]
+    return name
+
+
+def _state_of(job: Any) -> str:
+    name: str = PipelineState(job.state).name
+    return name
+
+
+_WILD = "= != :"
+_FIELDS = {
+    "pipeline_name": filters.text(_pipeline_name),
+    "display_name": filters.text(lambda job: job.display_name, _WILD),
+    "pipeline_job_user_id": filters.text(lambda job: messages.last_segment(job.name), _WILD),
+    "state": filters.text(_state_of),
+    "template_uri": filters.text(lambda job: job.template_uri, _WILD),
+    "schedule_name": filters.text(lambda job: job.schedule_name),
+    **{name: filters.time(name) for name in ("create_time", "update_time", "end_time")},
+}
+_ORDER_FIELDS = ("create_time", "update_time", "end_time", "start_time")
+
+
 class Jobs:
     """Pipeline jobs: a few run at a time, the others queue."""
 
-    def __init__(self, store: Store, operations: Operations, directory: Path) -> None:
+    def __init__(self, store: Store, operations: Operations, projects: Projects, directory: Path) -> None:
         self._jobs = Collection(store, "PipelineJob", messages.PipelineJob)
         self._operations = operations
+        self._projects = projects
         self._directory = directory
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for job in self._jobs.all():
-            if job.state not in _ENDED:
+            if job.state not in ENDED:
                 self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, "The emulator ended before the job.")
 
-    def create(self, parent: str, job_id: str, job: Any) -> Any:
+    def all(self) -> list[Any]:
+        """Every job, newest first."""
+        return self._jobs.all()
+
+    def get(self, name: str) -> Any:
+        """The job of that name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self._jobs.get(name)
+
+    def directory(self, name: str) -> Path:
+        """Where a job's logs lie, a file for each run of a task."""
+        return self._directory / "jobs" / _relative(name)
+
+    # The methods of PipelineService.
+
+    def create_pipeline_job(self, request: Any) -> Any:
         """Takes a job in and starts it as soon as there is a place.
 
         Raises:
             InvalidArgumentError: no pipeline, or parameters that are not its own.
             AlreadyExistsError: the id is taken.
         """
-        arguments = _check(job)
-        name = f"{parent}/pipelineJobs/{job_id or f'job-{messages.new_id()}'}"
-        if not _JOB_ID.fullmatch(name.rpartition("/")[2]):
+        job = request.pipeline_job
+        arguments = check_job(job)
+        job_id = request.pipeline_job_id or f"{_pipeline_name(job)[:100]}-{messages.new_id()}"
+        if not _JOB_ID.fullmatch(job_id):
             raise InvalidArgumentError(f"pipelineJobId {job_id!r} does not match {_JOB_ID.pattern}")
+        name = f"{request.parent}/pipelineJobs/{job_id}"
         if name in self._jobs:
             raise AlreadyExistsError(f"The PipelineJob {name!r} already exists.")
         job.name = name
-        job.display_name = job.display_name or name.rpartition("/")[2]
-        job.state = PipelineState.PIPELINE_STATE_QUEUED
+        job.display_name = job.display_name or job_id
+        job.state = PipelineState.PIPELINE_STATE_PENDING
         job.create_time.CopyFrom(messages.now())
+        job.ClearField("job_detail")
+        job.ClearField("error")
         self._save(job)
         self._tasks[name] = task = asyncio.create_task(self._run(name, arguments))
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
-        return job
+        return messages.copy_of(job)
 
-    def get(self, name: str) -> Any:
-        return self._jobs.get(name)
+    def get_pipeline_job(self, request: Any) -> Any:
+        return self._jobs.get(request.name)
 
-    def page(self, parent: str, query: Mapping[str, str]) -> Any:
-        found, token = listing.page(self._jobs.all(f"{parent}/pipelineJobs/"), query)
+    def list_pipeline_jobs(self, request: Any) -> Any:
+        jobs = self._jobs.all(f"{request.parent}/pipelineJobs/")
+        found, token = listing.page(jobs, request, _FIELDS, _ORDER_FIELDS)
         return messages.ListPipelineJobsResponse(pipeline_jobs=found, next_page_token=token)
 
-    def cancel(self, name: str) -> None:
+    def cancel_pipeline_job(self, request: Any) -> Any:
         """Ends a job with everything that it runs.
 
         Raises:
             FailedPreconditionError: it has ended.
         """
-        job = self._jobs.get(name)
-        if job.state in _ENDED:
-            raise FailedPreconditionError(f"The PipelineJob {name!r} has ended: {_state_of(job)}")
+        job = self._jobs.get(request.name)
+        if job.state in ENDED:
+            raise FailedPreconditionError(f"The PipelineJob {request.name!r} has ended: {_state_of(job)}")
         job.state = PipelineState.PIPELINE_STATE_CANCELLING
         self._save(job)
-        self._tasks[name].cancel()
+        self._tasks[request.name].cancel()
+        return empty_pb2.Empty()
 
-    def delete(self, name: str) -> Any:
+    def delete_pipeline_job(self, request: Any) -> Any:
         """Forgets a job and its logs.
 
         Raises:
             FailedPreconditionError: it has not ended.
         """
-        job = self._jobs.get(name)
-        if job.state not in _ENDED:
-            raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
-        self._jobs.delete(name)
-        shutil.rmtree(self._job_directory(name), ignore_errors=True)
-        return self._operations.finished(name, messages.DeleteOperationMetadata())
+        name = request.name
+
+        def check() -> None:
+            job = self._jobs.get(name)
+            if job.state not in ENDED:
+                raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
+
+        def delete() -> None:
+            check()
+            self._jobs.delete(name)
+            shutil.rmtree(self.directory(name), ignore_errors=True)
+
+        check()
+        return self._operations.start(name, messages.DeleteOperationMetadata(), delete)
 
     async def stop(self) -> None:
         """Ends what runs; the next start marks it as failed."""
@@ -142,7 +199,7 @@ class Jobs:
             async for line in worker.stdout:
                 self._take(job, json.loads(line), directory)
             status = await worker.wait()
-            if job.state not in _ENDED:
+            if job.state not in ENDED:
                 text = f"The job's worker ended with exit status {status}: {last_lines(worker.log)}"
                 self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
         finally:
@@ -150,16 +207,24 @@ class Jobs:
             shutil.rmtree(directory / "tmp", ignore_errors=True)
 
     def _prepare(self, job: Any, arguments: Mapping[str, Any]) -> Path:
-        directory = self._job_directory(job.name)
+        directory = self.directory(job.name)
         shutil.rmtree(directory, ignore_errors=True)  # of a job of this id that has been deleted
         (directory / "tmp").mkdir(parents=True)
         description = {
-            "pipelineSpec": _placed(json_format.MessageToDict(job.pipeline_spec), job.name),
+            "pipelineSpec": self._placed(job),
             "parameters": arguments,
-            "pipelineRoot": str(self._directory / "pipeline_root" / directory.name),
+            "pipelineRoot": str(self._directory / "pipeline_root" / _relative(job.name)),
         }
         (directory / "job.json").write_text(json.dumps(description))
         return directory.resolve()
+
+    def _placed(self, job: Any) -> Any:
+        """The job's pipeline with the placeholders filled that Vertex AI knows and kfp.local does not."""
+        text = json.dumps(json_format.MessageToDict(job.pipeline_spec))
+        places = {"project_id": self._projects.id_of(job.name), "location": job.name.split("/")[3]}
+        for place, value in places.items():
+            text = text.replace(f"{{{{$.pipeline_google_cloud_{place}}}}}", value)
+        return json.loads(text)
 
     def _take(self, job: Any, event: Mapping[str, Any], directory: Path) -> None:
         """Writes what the worker says into the job."""
@@ -206,9 +271,6 @@ class Jobs:
         job.update_time.CopyFrom(messages.now())
         self._jobs.put(job.name, job)
 
-    def _job_directory(self, name: str) -> Path:
-        return self._directory / "jobs" / name.rpartition("/")[2]
-
 
 def _detail_of(details: Any, event: Mapping[str, Any]) -> Any:
     """The detail of a task's run: a planned one that has not begun, or another one in a loop."""
@@ -245,7 +307,7 @@ def _take_task(detail: Any, event: Mapping[str, Any], directory: Path) -> None:
         detail.error.message = event["error"] or reason(directory / event["log"])
 
 
-def _check(job: Any) -> dict[str, Any]:
+def check_job(job: Any) -> dict[str, Any]:
     """The pipeline's arguments, checked.
 
     Raises:
@@ -286,15 +348,6 @@ def _check_type(name: str, value: Any, type_name: str) -> None:
         raise InvalidArgumentError(f"The parameter {name!r} is of type {type_name}, which {value!r} is not")
 
 
-def _state_of(job: Any) -> str:
-    name: str = PipelineState(job.state).name
-    return name
-
-
-def _placed(spec: Any, job_name: str) -> Any:
-    """A pipeline's specification with the placeholders filled that Vertex AI knows and kfp.local does not."""
-    _, project, _, location, *_ = job_name.split("/")
-    text = json.dumps(spec)
-    for placeholder, value in (("project_id", project), ("location", location)):
-        text = text.replace(f"{{{{$.pipeline_google_cloud_{placeholder}}}}}", value)
-    return json.loads(text)
+def _relative(name: str) -> Path:
+    _, project, _, location, _, job_id = name.split("/")
+    return Path(project, location, job_id)

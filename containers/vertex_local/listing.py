@@ -1,56 +1,84 @@
-"""Pages and filters of the list methods."""
+"""Filter, order and pages of the list methods."""
 
+import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from google.protobuf import field_mask_pb2
+
+from . import messages
 from .errors import InvalidArgumentError
+from .filters import Field, parse
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1000
-_TERM = re.compile(r"""\s*(?P<field>[a-z_]+(?:\.[\w-]+)?)\s*=\s*(?P<value>"[^"]*"|'[^']*'|[\w./-]+)\s*""")
+_ORDER = re.compile(r"(?P<field>[A-Za-z_]+)(?:\s+(?P<direction>asc|desc))?")
 
 
 def page(
-    resources: Sequence[Any], query: Mapping[str, str], fields: Sequence[str] = ("display_name",)
+    resources: Sequence[Any], request: Any, fields: Mapping[str, Field], order_fields: Sequence[str]
 ) -> tuple[list[Any], str]:
-    """The page that a request asks for, and the token of the next one ("" at the end).
+    """The page that a list request asks for, and the token of the next one ("" at the end).
 
     Args:
-        resources: all of them, in order.
-        query: ``filter``, ``pageSize`` and ``pageToken`` of the request.
-        fields: what ``filter`` may compare, besides ``labels.KEY``.
+        resources: all of them, in the order in which they are listed where none is asked for.
+        request: with ``filter``, ``order_by``, ``page_size``, ``page_token`` and ``read_mask``, as far as it has them.
+        fields: what ``filter`` may compare.
+        order_fields: what ``order_by`` may name.
 
     Raises:
-        InvalidArgumentError: a filter that this emulator does not read, or a token that it did not give.
+        InvalidArgumentError: a filter or an order that the service does not know, or a token that it did not give.
     """
-    matches = _filter(query.get("filter", ""), fields)
+    matches = parse(request.filter, fields)
     found = [resource for resource in resources if matches(resource)]
-    size, start = query.get("pageSize", "0"), query.get("pageToken") or "0"
-    if not size.isdecimal() or not start.isdecimal():
-        raise InvalidArgumentError(f"pageSize {size!r} or pageToken {start!r} is not one that this list gave")
-    end = int(start) + (min(int(size), _LARGEST_PAGE) or _DEFAULT_PAGE)
-    return found[int(start) : end], str(end) if end < len(found) else ""
+    _sort(found, getattr(request, "order_by", ""), order_fields)
+    if request.page_size < 0:
+        raise InvalidArgumentError(f"pageSize {request.page_size} must not be negative")
+    start = _offset(request.page_token)
+    end = start + (min(request.page_size, _LARGEST_PAGE) or _DEFAULT_PAGE)
+    mask = getattr(request, "read_mask", None)
+    return [_masked(resource, mask) for resource in found[start:end]], _token(end) if end < len(found) else ""
 
 
-def _filter(text: str, fields: Sequence[str]) -> Callable[[Any], bool]:
-    terms: list[tuple[str, str]] = []
-    for part in re.split(r"\bAND\b", text) if text.strip() else []:
-        term = _TERM.fullmatch(part)
-        if not term or not (term["field"] in fields or term["field"].startswith("labels.")):
-            known = ", ".join([*(f'{field}="..."' for field in fields), 'labels.KEY="..."'])
-            raise InvalidArgumentError(f"Invalid filter {text!r}: this emulator reads {known}, joined by AND")
-        terms.append((term["field"], term["value"].strip("\"'")))
-
-    def matches(resource: Any) -> bool:
-        return all(_value(resource, field) == value for field, value in terms)
-
-    return matches
+def _sort(resources: list[Any], order_by: str, fields: Sequence[str]) -> None:
+    # From the last key to the first: sorting keeps the order of what is equal.
+    for part in reversed(order_by.split(",") if order_by.strip() else []):
+        order = _ORDER.fullmatch(part.strip())
+        name = messages.snake_case(order["field"]) if order else ""
+        if not order or name not in fields:
+            raise InvalidArgumentError(
+                f"Invalid orderBy {order_by!r}: {', '.join(fields)}, each alone or with asc or desc, joined by commas"
+            )
+        resources.sort(key=_sort_key(name), reverse=order["direction"] == "desc")
 
 
-def _value(resource: Any, field: str) -> str | None:
-    if field.startswith("labels."):
-        label: str | None = resource.labels.get(field.removeprefix("labels."))
-        return label
-    text: str = getattr(resource, field)
-    return text
+def _sort_key(field: str) -> Callable[[Any], Any]:
+    def key(resource: Any) -> Any:
+        value = getattr(resource, field)
+        return value if isinstance(value, str) else (value.seconds, value.nanos)
+
+    return key
+
+
+def _masked(resource: Any, mask: Any) -> Any:
+    if not mask or not mask.paths:
+        return resource
+    if not mask.IsValidForDescriptor(resource.DESCRIPTOR):
+        raise InvalidArgumentError(f"readMask {','.join(mask.paths)!r} names no fields of {resource.DESCRIPTOR.name}")
+    seen = type(resource)()
+    field_mask_pb2.FieldMask(paths=mask.paths).MergeMessage(resource, seen)
+    return seen
+
+
+def _token(offset: int) -> str:
+    return base64.urlsafe_b64encode(f"from {offset}".encode()).decode()
+
+
+def _offset(token: str) -> int:
+    if not token:
+        return 0
+    try:
+        return int(base64.urlsafe_b64decode(token).decode().removeprefix("from "))
+    except ValueError:
+        raise InvalidArgumentError(f"pageToken {token!r} is not one that this list gave") from None

@@ -1,7 +1,9 @@
 """Protobuf messages of aiplatform_v1, to and from the service's JSON."""
 
+import json
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from google.cloud import aiplatform_v1
@@ -10,6 +12,8 @@ from google.protobuf.message import Message
 
 from .errors import InvalidArgumentError
 
+_UNKNOWN_FIELD = re.compile(r'has no field named "(?P<field>[^"]*)" at "(?P<place>[^"]*)"')
+
 
 def parse(message_class: Any, body: bytes) -> Any:
     """The message that the JSON ``body`` describes.
@@ -17,12 +21,33 @@ def parse(message_class: Any, body: bytes) -> Any:
     Raises:
         InvalidArgumentError: not JSON, an unknown field, or a value of the wrong type.
     """
+    try:
+        fields = json.loads(body)
+    except ValueError as fault:
+        raise InvalidArgumentError(f"Invalid JSON payload received. {fault}") from fault
+    return from_fields(message_class, fields)
+
+
+def from_fields(message_class: Any, fields: Any) -> Any:
+    """The message of these fields, as JSON has them.
+
+    Raises:
+        InvalidArgumentError: an unknown field, or a value of the wrong type.
+    """
     message = message_class()
     try:
-        json_format.Parse(body or b"{}", message)
-    except (json_format.ParseError, UnicodeDecodeError) as fault:
-        raise InvalidArgumentError(f"Invalid JSON payload for {message.DESCRIPTOR.name}: {fault}") from fault
+        json_format.ParseDict(fields, message)
+    except json_format.ParseError as fault:
+        raise InvalidArgumentError(f"Invalid JSON payload received. {_in_words_of_the_service(str(fault))}") from fault
     return message
+
+
+def _in_words_of_the_service(fault: str) -> str:
+    unknown = _UNKNOWN_FIELD.search(fault)
+    if not unknown:
+        return fault
+    place = f" at '{unknown['place'].partition('.')[2]}'" if "." in unknown["place"] else ""
+    return f'Unknown name "{unknown["field"]}"{place}: Cannot find field.'
 
 
 def render(message: Message, *, enums_as_integers: bool = False) -> str:
@@ -55,50 +80,35 @@ def new_id() -> str:
     return str(10**18 + secrets.randbelow(9 * 10**18))
 
 
-def mask_fields(mask: str) -> list[str]:
-    """Field names of an update mask, in proto spelling, from either spelling.
+def last_segment(name: str) -> str:
+    """The id at the end of a resource name."""
+    return name.rpartition("/")[2]
+
+
+def snake_case(name: str) -> str:
+    """``create_time`` for ``createTime``, and for itself."""
+    return re.sub(r"(?<!^)[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+def update(resource: Any, wanted: Any, mask: Any, changeable: Sequence[str]) -> None:
+    """Gives ``resource`` the fields of ``wanted`` that an update mask names.
 
     Raises:
-        InvalidArgumentError: no field is named.
+        InvalidArgumentError: the mask names no field, or one that cannot be changed.
     """
-    fields = [
-        re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name.strip())
-        for name in mask.split(",")
-        if name.strip()
-    ]
-    if not fields:
-        raise InvalidArgumentError("`updateMask` must name at least one field")
-    return fields
+    if not mask.paths:
+        raise InvalidArgumentError("updateMask is required: it names the fields to change")
+    for path in mask.paths:
+        if path not in changeable:
+            raise InvalidArgumentError(f"updateMask {path!r}: only {', '.join(changeable)} can be updated")
+    mask.MergeMessage(wanted, resource, True, True)
 
 
-def _message(name: str) -> Any:
-    return getattr(aiplatform_v1, name).pb()
+def __getattr__(name: str) -> Any:
+    """The class of a message of aiplatform_v1; proto-plus puts a second object over each, which is left out here."""
+    message = getattr(aiplatform_v1, name)
+    return message.pb()
 
-
-# proto-plus puts a second object over each message; the service works on the messages themselves.
-Artifact = _message("Artifact")
-CreateEndpointOperationMetadata = _message("CreateEndpointOperationMetadata")
-DeleteOperationMetadata = _message("DeleteOperationMetadata")
-DeployModelOperationMetadata = _message("DeployModelOperationMetadata")
-DeployModelRequest = _message("DeployModelRequest")
-DeployModelResponse = _message("DeployModelResponse")
-DeployedModel = _message("DeployedModel")
-DirectRawPredictRequest = _message("DirectRawPredictRequest")
-DirectRawPredictResponse = _message("DirectRawPredictResponse")
-Endpoint = _message("Endpoint")
-ListEndpointsResponse = _message("ListEndpointsResponse")
-ListModelVersionsResponse = _message("ListModelVersionsResponse")
-ListModelsResponse = _message("ListModelsResponse")
-ListPipelineJobsResponse = _message("ListPipelineJobsResponse")
-Model = _message("Model")
-PipelineJob = _message("PipelineJob")
-PipelineTaskDetail = _message("PipelineTaskDetail")
-UndeployModelOperationMetadata = _message("UndeployModelOperationMetadata")
-UndeployModelRequest = _message("UndeployModelRequest")
-UndeployModelResponse = _message("UndeployModelResponse")
-UploadModelOperationMetadata = _message("UploadModelOperationMetadata")
-UploadModelRequest = _message("UploadModelRequest")
-UploadModelResponse = _message("UploadModelResponse")
 
 PipelineState = aiplatform_v1.PipelineState
 TaskState = aiplatform_v1.PipelineTaskDetail.State

@@ -1,72 +1,48 @@
 """ModelService: the registry of models and their versions."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from . import images, listing, messages
-from .errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from . import filters, images, listing, messages
+from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from .operations import Operations
 from .store import Collection, Store
 
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}|[1-9][0-9]*")
-_ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
+# As the documentation of MergeVersionAliasesRequest has it.
+_ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9-]")
 _DEFAULT = "default"
+_FIELDS = {
+    "model": filters.text(lambda model: messages.last_segment(model.name)),
+    "display_name": filters.text(lambda model: model.display_name),
+}
+_ORDER_FIELDS = ("display_name", "create_time", "update_time")
+# Of UpdateModelRequest: what belongs to the model, and what to one of its versions.
+_OF_THE_MODEL = ("display_name", "description", "labels")
+_OF_A_VERSION = ("version_description", "labels")
 
-DeploymentsOf = Callable[[str, str], list[Any]]
-"""From a model's name and version to the Model.deployed_models that endpoints hold of it."""
+CheckArtifacts = Callable[[str], Awaitable[None]]
+"""Makes sure that there is something under an artifact URI; raises InvalidArgumentError."""
 
 
 class Models:
     """Versions are kept each by ``NAME@VERSION``; a model is its versions."""
 
-    def __init__(self, store: Store, operations: Operations, deployments_of: DeploymentsOf) -> None:
+    def __init__(
+        self, store: Store, operations: Operations, endpoints: Collection, check_artifacts: CheckArtifacts
+    ) -> None:
+        self._store = store
         self._versions = Collection(store, "Model", messages.Model)
         self._operations = operations
-        self._deployments_of = deployments_of
+        self._endpoints = endpoints
+        self._check_artifacts = check_artifacts
 
-    def upload(self, parent: str, request: Any) -> Any:
-        """Registers a model, or the next version under ``parentModel``; the artifacts have been checked.
+    def all(self) -> list[Any]:
+        """Every version of every model, newest first."""
+        return [self._with_deployments(version) for version in self._versions.all()]
 
-        Raises:
-            InvalidArgumentError: a field is missing or malformed, or no server is known for the image.
-            NotFoundError: the parent model does not exist.
-            AlreadyExistsError: the id asked for is taken.
-        """
-        model = request.model
-        if not model.display_name:
-            raise InvalidArgumentError("model.displayName is required")
-        if not model.container_spec.image_uri:
-            raise InvalidArgumentError("model.containerSpec.imageUri is required")
-        images.command_for(model.container_spec.image_uri)
-        name = self._name_for(parent, request)
-        aliases = _checked_aliases(model.version_aliases)
-        earlier = self._versions_of(name)
-        if not earlier:
-            aliases.add(_DEFAULT)
-        for version in earlier:
-            self._take_aliases(version, aliases)
-
-        model.name = name
-        model.version_id = str(max((int(version.version_id) for version in earlier), default=0) + 1)
-        model.version_aliases[:] = sorted(aliases)
-        model.etag = messages.new_etag()
-        for stamp in ("create_time", "update_time", "version_create_time", "version_update_time"):
-            getattr(model, stamp).CopyFrom(messages.now())
-        if earlier:
-            model.create_time.CopyFrom(earlier[0].create_time)
-        # A container of one's own runs on machines of one's own only.
-        model.supported_deployment_resources_types[:] = [
-            messages.Model.DeploymentResourcesType.Value("DEDICATED_RESOURCES")
-        ]
-        self._versions.put(f"{name}@{model.version_id}", model)
-        return self._operations.finished(
-            name,
-            messages.UploadModelOperationMetadata(),
-            messages.UploadModelResponse(model=name, model_version_id=model.version_id),
-        )
-
-    def get(self, name: str) -> Any:
+    def version(self, name: str) -> Any:
         """A version by ``NAME``, ``NAME@VERSION`` or ``NAME@ALIAS``.
 
         Raises:
@@ -78,80 +54,220 @@ class Models:
                 return self._with_deployments(version)
         raise NotFoundError(f"The Model {name!r} does not exist.")
 
-    def page(self, parent: str, query: Mapping[str, str]) -> Any:
+    # The methods of ModelService.
+
+    async def upload_model(self, request: Any) -> Any:
+        """Registers a model, or the next version under ``parent_model``."""
+        model = request.model
+        if not model.display_name:
+            raise InvalidArgumentError("model.displayName is required")
+        if not model.container_spec.image_uri:
+            raise InvalidArgumentError("model.containerSpec.imageUri is required")
+        images.command_for(model.container_spec.image_uri)
+        _check_aliases(model.version_aliases)
+        name = self._name_for(request)
+        if model.artifact_uri:
+            await self._check_artifacts(model.artifact_uri)
+        metadata = messages.UploadModelOperationMetadata()
+        return self._operations.start(name, metadata, lambda: self._register(name, request))
+
+    def get_model(self, request: Any) -> Any:
+        return self.version(request.name)
+
+    def list_models(self, request: Any) -> Any:
         """The default version of each model."""
         defaults = [
             self._with_deployments(version)
-            for version in self._versions.all(f"{parent}/models/")
+            for version in self._versions.all(f"{request.parent}/models/")
             if _DEFAULT in version.version_aliases
         ]
-        found, token = listing.page(defaults, query)
+        found, token = listing.page(defaults, request, _FIELDS, _ORDER_FIELDS)
         return messages.ListModelsResponse(models=found, next_page_token=token)
 
-    def version_page(self, name: str, query: Mapping[str, str]) -> Any:
+    def list_model_versions(self, request: Any) -> Any:
         """All versions of a model, newest first."""
-        versions = self._versions_of(name.partition("@")[0])
-        if not versions:
-            raise NotFoundError(f"The Model {name!r} does not exist.")
-        found, token = listing.page([self._with_deployments(version) for version in versions[::-1]], query)
+        versions = [self._with_deployments(version) for version in self._existing(request.name)[::-1]]
+        found, token = listing.page(versions, request, {}, ("create_time", "update_time"))
         return messages.ListModelVersionsResponse(models=found, next_page_token=token)
 
-    def delete(self, name: str) -> Any:
+    def update_model(self, request: Any) -> Any:
+        """Changes the model, or one version where the name has ``@VERSION``.
+
+        Raises:
+            AbortedError: the request's etag is not the model's: somebody changed it since it was read.
+            FailedPreconditionError: a version's field is to be changed in the model, or the other way round.
+        """
+        named = self.version(request.model.name.removesuffix("@-"))
+        if request.model.etag and request.model.etag != named.etag:
+            raise AbortedError(
+                f"The Model {named.name!r} has changed since etag {request.model.etag}; read it again and retry"
+            )
+        one_version = not request.model.name.endswith("@-") and "@" in request.model.name
+        mine, others = (_OF_A_VERSION, _OF_THE_MODEL) if one_version else (_OF_THE_MODEL, _OF_A_VERSION)
+        for path in request.update_mask.paths:
+            if path in others and path not in mine:
+                raise FailedPreconditionError(
+                    f"{path} is a field of {'the model' if one_version else 'a version'}:"
+                    f" give it with the name {named.name + ('' if one_version else '@VERSION')!r}"
+                )
+        changing = [named] if one_version else self._versions_of(named.name)
+        for version in changing:
+            messages.update(version, request.model, request.update_mask, mine)
+        for version in changing:
+            self._save(version)
+        return self.version(f"{named.name}@{named.version_id}")
+
+    def merge_version_aliases(self, request: Any) -> Any:
+        """Gives aliases to a version, taking them from any other; ``-ALIAS`` takes one away."""
+        version = self._named_version(request.name)
+        aliases = list(request.version_aliases)
+        _check_aliases([alias.removeprefix("-") for alias in aliases])
+        if f"-{_DEFAULT}" in aliases and _DEFAULT in version.version_aliases:
+            raise InvalidArgumentError(
+                f"The alias {_DEFAULT!r} cannot be taken from {request.name!r}: give it to another version instead"
+            )
+        added = {alias for alias in aliases if not alias.startswith("-") and f"-{alias}" not in aliases}
+        removed = {alias[1:] for alias in aliases if alias.startswith("-") and alias[1:] not in aliases}
+        for other in self._versions_of(version.name):
+            self._take_aliases(other, added)
+        version.version_aliases[:] = sorted((set(version.version_aliases) | added) - removed)
+        self._save(version)
+        return self._with_deployments(version)
+
+    def delete_model(self, request: Any) -> Any:
         """Forgets a model with all its versions.
 
         Raises:
             FailedPreconditionError: a version of it is deployed.
         """
-        versions = self._versions_of(name)
-        if not versions:
-            raise NotFoundError(f"The Model {name!r} does not exist.")
-        for version in versions:
-            for deployment in self._with_deployments(version).deployed_models:
-                raise FailedPreconditionError(
-                    f"The Model {name!r} is deployed at {deployment.endpoint!r} as"
-                    f" {deployment.deployed_model_id!r}: undeploy it first"
-                )
-        for version in versions:
-            self._versions.delete(f"{name}@{version.version_id}")
-        return self._operations.finished(name, messages.DeleteOperationMetadata())
 
-    def _name_for(self, parent: str, request: Any) -> str:
+        def delete() -> None:
+            versions = self._existing(request.name)
+            for version in versions:
+                self._check_not_deployed(version)
+            for version in versions:
+                self._versions.delete(f"{version.name}@{version.version_id}")
+            self._store.forget_number(f"{request.name}@")
+
+        for version in self._existing(request.name):
+            self._check_not_deployed(version)
+        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+
+    def delete_model_version(self, request: Any) -> Any:
+        """Forgets a version.
+
+        Raises:
+            FailedPreconditionError: it is the only one, the default one, or deployed.
+        """
+
+        def check() -> Any:
+            version = self._named_version(request.name)
+            if len(self._versions_of(version.name)) == 1:
+                raise FailedPreconditionError(
+                    f"The Model version {request.name!r} is the only one of its model: delete the model instead"
+                )
+            if _DEFAULT in version.version_aliases:
+                raise FailedPreconditionError(
+                    f"The Model version {request.name!r} is the default one: give that alias to another first"
+                )
+            self._check_not_deployed(version)
+            return version
+
+        def delete() -> None:
+            version = check()
+            self._versions.delete(f"{version.name}@{version.version_id}")
+
+        return self._operations.start(check().name, messages.DeleteOperationMetadata(), delete)
+
+    def _register(self, name: str, request: Any) -> Any:
+        model = request.model
+        earlier = self._versions_of(name)
+        if earlier and not request.parent_model:
+            raise _already_exists(name)
+        aliases = set(model.version_aliases) | (set() if earlier else {_DEFAULT})
+        for version in earlier:
+            self._take_aliases(version, aliases)
+        model.name = name
+        latest = max((int(version.version_id) for version in earlier), default=0)
+        model.version_id = str(self._store.next_number(f"{name}@", latest))
+        model.version_aliases[:] = sorted(aliases)
+        model.create_time.CopyFrom(earlier[0].create_time if earlier else messages.now())
+        model.version_create_time.CopyFrom(messages.now())
+        # A container of one's own runs on machines of one's own only.
+        model.supported_deployment_resources_types[:] = [
+            messages.Model.DeploymentResourcesType.Value("DEDICATED_RESOURCES")
+        ]
+        self._save(model)
+        return messages.UploadModelResponse(model=name, model_version_id=model.version_id)
+
+    def _name_for(self, request: Any) -> str:
         if request.parent_model:
             name: str = request.parent_model.partition("@")[0]
-            if not name.startswith(f"{parent}/models/"):
-                raise InvalidArgumentError(f"parentModel {request.parent_model!r} is not a model of {parent!r}")
-            if not self._versions_of(name):
-                raise NotFoundError(f"The Model {name!r} does not exist.")
+            if not name.startswith(f"{request.parent}/models/"):
+                raise InvalidArgumentError(f"parentModel {request.parent_model!r} is not a model of {request.parent!r}")
+            self._existing(name)
             return name
         model_id = request.model_id or messages.new_id()
         if not _MODEL_ID.fullmatch(model_id):
             raise InvalidArgumentError(
                 f"modelId {model_id!r}: up to 63 of a-z, 0-9, _ and -, not beginning with a digit or -"
             )
-        name = f"{parent}/models/{model_id}"
+        name = f"{request.parent}/models/{model_id}"
         if self._versions_of(name):
-            raise AlreadyExistsError(
-                f"The Model {name!r} already exists; parentModel adds a version to it under the same name"
-            )
+            raise _already_exists(name)
         return name
 
+    def _existing(self, name: str) -> list[Any]:
+        versions = self._versions_of(name.partition("@")[0])
+        if not versions:
+            raise NotFoundError(f"The Model {name!r} does not exist.")
+        return versions
+
+    def _named_version(self, name: str) -> Any:
+        if "@" not in name:
+            raise InvalidArgumentError(f"name {name!r} must say which version, as in {name + '@1'!r}")
+        return self.version(name)
+
     def _versions_of(self, name: str) -> list[Any]:
+        """Oldest first."""
         return self._versions.all(f"{name}@")[::-1]
 
     def _take_aliases(self, version: Any, aliases: set[str]) -> None:
         kept = [alias for alias in version.version_aliases if alias not in aliases]
         if len(kept) < len(version.version_aliases):
             version.version_aliases[:] = kept
-            version.version_update_time.CopyFrom(messages.now())
-            self._versions.put(f"{version.name}@{version.version_id}", version)
+            self._save(version)
+
+    def _save(self, version: Any) -> None:
+        version.ClearField("deployed_models")  # endpoints know
+        version.etag = messages.new_etag()
+        version.update_time.CopyFrom(messages.now())
+        version.version_update_time.CopyFrom(version.update_time)
+        self._versions.put(f"{version.name}@{version.version_id}", version)
+
+    def _check_not_deployed(self, version: Any) -> None:
+        for deployment in self._with_deployments(version).deployed_models:
+            raise FailedPreconditionError(
+                f"The Model {version.name + '@' + version.version_id!r} is deployed at {deployment.endpoint!r} as"
+                f" {deployment.deployed_model_id!r}: undeploy it first"
+            )
 
     def _with_deployments(self, version: Any) -> Any:
-        version.deployed_models.extend(self._deployments_of(version.name, version.version_id))
+        version.ClearField("deployed_models")
+        for endpoint in self._endpoints.all():
+            for deployed in endpoint.deployed_models:
+                if (deployed.model, deployed.model_version_id) == (version.name, version.version_id):
+                    version.deployed_models.add(endpoint=endpoint.name, deployed_model_id=deployed.id)
         return version
 
 
-def _checked_aliases(aliases: Any) -> set[str]:
+def _already_exists(name: str) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"The Model {name!r} already exists; parentModel adds a version to it under the same name"
+    )
+
+
+def _check_aliases(aliases: Any) -> None:
     for alias in aliases:
         if not _ALIAS.fullmatch(alias):
             raise InvalidArgumentError(f"version alias {alias!r} does not match {_ALIAS.pattern}")
-    return set(aliases)

@@ -1,83 +1,125 @@
 """Long-running operations: what a slow method answers first, and where its end is found."""
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Callable
 from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
+from google.rpc import code_pb2
 
 from . import messages
-from .errors import NotFoundError, ServiceError
+from .errors import FailedPreconditionError, InvalidArgumentError, ServiceError
+from .store import Collection, Store
 
 _log = logging.getLogger(__name__)
 
-Operation = operations_pb2.Operation
+# On Vertex AI every operation takes seconds at least. A client that takes the first answer for the end is wrong
+# there and has to be wrong here; one that waits should not wait long.
+_SHORTEST_S = 0.1
+_LONGEST_WAIT_S = 60.0
 
 
 class Operations:
-    """Operations since the start of the emulator."""
+    """Operations, kept as the resources are; one that was pending when the emulator ended has failed."""
 
-    def __init__(self) -> None:
-        self._operations: dict[str, Any] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, store: Store) -> None:
+        self._operations = Collection(store, "Operation", operations_pb2.Operation)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        for operation in self._operations.all():
+            if not operation.done:
+                self._fail(operation, code_pb2.ABORTED, "The emulator ended before the operation.")
 
-    def get(self, name: str) -> Any:
-        """The operation as it stands.
+    def start(self, resource: str, metadata: Any, work: Callable[[], Any]) -> Any:
+        """An operation on ``resource`` that is pending until ``work`` has given its response or raised a ServiceError.
 
-        Raises:
-            NotFoundError: there is none of that name since the emulator was started.
+        Args:
+            resource: its name.
+            metadata: a message with ``generic_metadata``.
+            work: gives a message, None for an empty one, or an awaitable of either.
         """
-        try:
-            return self._operations[name]
-        except KeyError:
-            raise NotFoundError(f"The operation {name!r} does not exist; they are forgotten at a restart.") from None
-
-    def finished(self, resource: str, metadata: Any, response: Any = None) -> Any:
-        """An operation on ``resource`` that has ended well: answered at once, it saves the client a poll."""
-        operation = self._new(resource, metadata)
-        self._succeed(operation, response)
-        return operation
-
-    def start(self, resource: str, metadata: Any, work: Awaitable[Any]) -> Any:
-        """An operation that is pending until ``work`` has returned its response or raised a ServiceError."""
-        operation = self._new(resource, metadata)
-        task = asyncio.create_task(self._follow(operation, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return operation
+        operation = operations_pb2.Operation(name=f"{resource}/operations/{messages.new_id()}")
+        metadata.generic_metadata.create_time.CopyFrom(messages.now())
+        metadata.generic_metadata.update_time.CopyFrom(messages.now())
+        operation.metadata.Pack(metadata)
+        self._operations.put(operation.name, operation)
+        self._tasks[operation.name] = task = asyncio.create_task(self._follow(operation, work))
+        task.add_done_callback(lambda _: self._tasks.pop(operation.name, None))
+        return messages.copy_of(operation)
 
     async def stop(self) -> None:
         """Gives up what is pending."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _new(self, resource: str, metadata: Any) -> Any:
-        operation = Operation(name=f"{resource}/operations/{messages.new_id()}")
-        metadata.generic_metadata.create_time.CopyFrom(messages.now())
-        metadata.generic_metadata.update_time.CopyFrom(messages.now())
-        operation.metadata.Pack(metadata)
-        self._operations[operation.name] = operation
-        return operation
+    # The methods of google.longrunning.Operations.
 
-    async def _follow(self, operation: Any, work: Awaitable[Any]) -> None:
+    def get_operation(self, request: Any) -> Any:
+        """The operation as it stands."""
+        return self._operations.get(request.name)
+
+    def list_operations(self, request: Any) -> Any:
+        """The operations on a resource, or on all resources of a location; newest first."""
+        if request.filter not in {"", "done=true", "done=false"}:
+            raise InvalidArgumentError(f"Invalid filter {request.filter!r}: done=true and done=false are known")
+        found = [
+            operation
+            for operation in self._operations.all(f"{request.name}/")
+            if request.filter in {"", f"done={str(operation.done).lower()}"}
+        ]
+        return operations_pb2.ListOperationsResponse(operations=found)
+
+    async def wait_operation(self, request: Any) -> Any:
+        """The operation when it is done, or as it stands after ``timeout``, a minute at most."""
+        self._operations.get(request.name)
+        task = self._tasks.get(request.name)
+        if task:
+            seconds = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else _LONGEST_WAIT_S
+            await asyncio.wait([task], timeout=min(seconds, _LONGEST_WAIT_S))
+        return self._operations.get(request.name)
+
+    def cancel_operation(self, request: Any) -> Any:
+        """Gives a pending operation up; it ends with the error CANCELLED. One that is done stays as it is."""
+        self._operations.get(request.name)
+        task = self._tasks.get(request.name)
+        if task:
+            task.cancel()
+        return empty_pb2.Empty()
+
+    def delete_operation(self, request: Any) -> Any:
+        """Forgets an operation that is done.
+
+        Raises:
+            FailedPreconditionError: it is pending.
+        """
+        if not self._operations.get(request.name).done:
+            raise FailedPreconditionError(f"The operation {request.name!r} is not done: cancel it first")
+        self._operations.delete(request.name)
+        return empty_pb2.Empty()
+
+    async def _follow(self, operation: Any, work: Callable[[], Any]) -> None:
         try:
-            self._succeed(operation, await work)
+            await asyncio.sleep(_SHORTEST_S)
+            response = work()
+            if inspect.isawaitable(response):
+                response = await response
         except ServiceError as error:
             self._fail(operation, error.rpc_code, error.message)
+        except asyncio.CancelledError:
+            self._fail(operation, code_pb2.CANCELLED, f"The operation {operation.name!r} was cancelled.")
         except Exception as fault:
             _log.exception("operation %s", operation.name)
-            self._fail(operation, 13, f"{type(fault).__name__}: {fault}")
+            self._fail(operation, code_pb2.INTERNAL, f"{type(fault).__name__}: {fault}")
+        else:
+            operation.response.Pack(empty_pb2.Empty() if response is None else response)
+            operation.done = True
+            self._operations.put(operation.name, operation)
 
-    @staticmethod
-    def _succeed(operation: Any, response: Any) -> None:
-        operation.response.Pack(empty_pb2.Empty() if response is None else response)
-        operation.done = True
-
-    @staticmethod
-    def _fail(operation: Any, code: int, message: str) -> None:
+    def _fail(self, operation: Any, code: int, message: str) -> None:
         operation.error.code, operation.error.message = code, message
         operation.done = True
+        self._operations.put(operation.name, operation)

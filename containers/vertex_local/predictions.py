@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc
 import httpx
+import simdjson
+from google.api import httpbody_pb2
 
 from . import messages
 from .endpoints import Endpoints
@@ -25,11 +27,13 @@ from .serving import Fleet, ModelServer
 _SHARED_LIMIT, _DEDICATED_LIMIT = 1_500_000, 10_000_000
 _SHARED_TIMEOUT_S, _DEDICATED_TIMEOUT_S = 60.0, 3600.0
 _JSON_SPACE = b" \t\r\n"
+_JSON = "application/json"
+_FIELDS = {"instances", "parameters"}
 
 
 @dataclass(frozen=True)
-class RawAnswer:
-    """A model server's answer with the headers that the service puts on it."""
+class Answer:
+    """A model server's answer, with the headers that the service puts on it."""
 
     content: bytes
     content_type: str
@@ -44,35 +48,51 @@ class Predictions:
         self._fleet = fleet
         self._client = client
 
-    async def predict(self, name: str, body: bytes) -> bytes:
+    async def predict_body(self, name: str, body: bytes, content_type: str = _JSON) -> Answer:
         """The model's JSON answer, with the fields that say which model gave it.
 
         Raises:
-            InvalidArgumentError: the server refused the request.
+            InvalidArgumentError: the request is no PredictRequest, or the server refused it.
             FailedPreconditionError: the request is too large, or no model has traffic.
             InternalError: the server failed, or answered something other than a JSON object.
         """
-        server, answer = await self._post(name, body, "application/json")
+        _check_fields(body)
+        server, answer = await self._post(name, body, content_type)
         content = answer.content.rstrip(_JSON_SPACE)
         if not (content.startswith(b"{") and content.endswith(b"}")):
             raise InternalError(
                 f"The deployed model {server.deployed_id!r} answered no JSON object but {content[:200]!r}"
             )
         fields = content[:-1].rstrip(_JSON_SPACE)
-        return b"%b%b%b" % (fields, b"" if fields == b"{" else b",", server.answer_fields)
+        return Answer(b"%b%b%b" % (fields, b"" if fields == b"{" else b",", server.answer_fields), _JSON, {})
 
-    async def raw_predict(self, name: str, body: bytes, content_type: str) -> RawAnswer:
+    async def raw_predict_body(self, name: str, body: bytes, content_type: str = _JSON) -> Answer:
         """The model's answer as it is."""
         server, answer = await self._post(name, body, content_type)
         headers = {
             "X-Vertex-AI-Endpoint-Id": server.endpoint_id,
             "X-Vertex-AI-Deployed-Model-Id": server.deployed_id,
         }
-        return RawAnswer(answer.content, answer.headers.get("content-type", "application/json"), headers)
+        return Answer(answer.content, answer.headers.get("content-type", _JSON), headers)
 
-    async def direct_raw_predict(self, name: str, request: Any) -> Any:
+    # The methods of PredictionService, for gRPC; over REST the bodies are passed on by those above.
+
+    async def predict(self, request: Any) -> Any:
+        """As ``predict_body``, of values in messages."""
+        name = request.endpoint
+        request.ClearField("endpoint")
+        answer = await self.predict_body(name, messages.render(request).encode())
+        return messages.parse(messages.PredictResponse, answer.content)
+
+    async def raw_predict(self, request: Any) -> Any:
+        """As ``raw_predict_body``."""
+        body = request.http_body
+        answer = await self.raw_predict_body(request.endpoint, body.data, body.content_type or _JSON)
+        return httpbody_pb2.HttpBody(content_type=answer.content_type, data=answer.content)
+
+    async def direct_raw_predict(self, request: Any) -> Any:
         """A unary call of the model's own gRPC server, request and response as bytes."""
-        endpoint = self._endpoints.get(name)
+        endpoint = self._endpoints.get(request.endpoint)
         server = self._choose(endpoint)
         if not request.method_name.startswith("/"):
             raise InvalidArgumentError(
@@ -120,6 +140,18 @@ class Predictions:
         if not ids:
             raise FailedPreconditionError(f"Endpoint {endpoint.name!r} doesn't have traffic_split.")
         return self._fleet.get(endpoint.name, random.choices(ids, shares)[0])  # noqa: S311
+
+
+def _check_fields(body: bytes) -> None:
+    """Refuses what is no PredictRequest; the numbers in it are not looked at."""
+    try:
+        request = simdjson.Parser().parse(body)
+    except ValueError as fault:
+        raise InvalidArgumentError(f"Invalid JSON payload received. {fault}") from fault
+    if not isinstance(request, simdjson.Object):
+        raise InvalidArgumentError("Invalid JSON payload received. The body is to be a JSON object.")
+    for name in set(request.keys()) - _FIELDS:
+        raise InvalidArgumentError(f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
 
 
 def _check_size(what: str, body: bytes, endpoint: Any) -> None:

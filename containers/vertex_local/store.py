@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS resources (
   created INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
   UNIQUE (kind, name))
 """
+_NUMBERS = "Numbers"
 
 
 class Store:
@@ -52,6 +53,19 @@ class Store:
 
     def delete(self, kind: str, name: str) -> None:
         self._database.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
+
+    def next_number(self, name: str, above: int) -> int:
+        """A number greater than ``above`` and than every one that was given for this name before."""
+        given = self._database.execute(
+            "SELECT body FROM resources WHERE kind = ? AND name = ?", (_NUMBERS, name)
+        ).fetchone()
+        number = max(above, int(given[0]) if given else 0) + 1
+        self.write(_NUMBERS, name, str(number))
+        return number
+
+    def forget_number(self, name: str) -> None:
+        """Numbers of this name begin with 1 again."""
+        self.delete(_NUMBERS, name)
 
     def close(self) -> None:
         self._database.close()

@@ -12,6 +12,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform, aiplatform_v1, storage
 
 PARENT = "projects/local/locations/us-central1"
+# Answers name a project by its number, which the emulator derives from the id.
+NUMBERED = "projects/642872260880/locations/us-central1"
 BUCKET = "models"
 ARTIFACTS = f"gs://{BUCKET}/ndvi"
 ECHO = "registry/local/images/serving-echo:1"
@@ -66,12 +68,14 @@ class Emulator:
 
 
 def free_ports() -> int:
-    """A port that is free together with the next one."""
+    """A port that is free together with the next two."""
     while True:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first, second, third = (held.enter_context(socket.socket()) for _ in range(3))
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             second.bind(("127.0.0.1", port + 1))
+            third.bind(("127.0.0.1", port + 2))
             return port
 
 

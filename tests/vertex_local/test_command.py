@@ -14,7 +14,7 @@ import yaml
 from google.cloud import aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import PARENT, Emulator, command, free_ports, start, stop, store_artifacts
+from .conftest import NUMBERED, PARENT, Emulator, command, free_ports, start, stop, store_artifacts
 
 
 @dsl.component(base_image="steps", install_kfp_package=False)
@@ -128,7 +128,7 @@ def test_a_killed_emulator_leaves_no_process_and_a_new_one_takes_over(tmp_path: 
 
     second = start(tmp_path / "state", first.port)
     try:
-        assert [model.name for model in second.models.list_models(parent=PARENT)] == [f"{PARENT}/models/kept"]
+        assert [model.name for model in second.models.list_models(parent=PARENT)] == [f"{NUMBERED}/models/kept"]
         assert second.storage.bucket("models").blob("ndvi/model.mar").download_as_bytes() == b"weights"
         job = second.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/sleeper")
         assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_FAILED

@@ -6,7 +6,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform
 
-from .conftest import ARTIFACTS, ECHO, PARENT, Emulator
+from .conftest import ARTIFACTS, ECHO, NUMBERED, PARENT, Emulator
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_the_sdk_creates_deploys_and_predicts(emulator: Emulator) -> None:
     assert (answer.deployed_model_id, answer.model_version_id) == (endpoint.list_models()[0].id, "1")
     assert answer.model_resource_name == model.resource_name
     [found] = aiplatform.Endpoint.list(filter='display_name="sdk"')
-    assert found.resource_name == f"{PARENT}/endpoints/sdk-endpoint"
+    assert found.resource_name == f"{NUMBERED}/endpoints/sdk-endpoint"
     # The SDK's raw_predict asks the service's own host, whatever init() was given.
     url = f"{emulator.url}/v1/{endpoint.resource_name}:rawPredict"
     with urllib.request.urlopen(url, b'{"instances": [1]}') as raw:  # noqa: S310
@@ -75,7 +75,8 @@ def test_a_request_goes_to_the_model_with_the_traffic(emulator: Emulator, pair: 
 
 
 @pytest.mark.parametrize(
-    ("traffic", "message"), [({"11": 60, "22": 30}, "90"), ({"11": 50, "33": 50}, "33"), ({}, "sums to 0")]
+    ("traffic", "message"),
+    [({"11": 60, "22": 30}, "90"), ({"11": 50, "33": 50}, "33"), ({"11": 120, "22": -20}, "120")],
 )
 def test_a_split_must_share_out_100_among_the_deployed(
     emulator: Emulator, pair: str, traffic: dict[str, int], message: str
@@ -148,7 +149,7 @@ def test_deploy_refuses_a_taken_id_and_a_wrong_split_at_once(emulator: Emulator,
 
 def test_an_endpoint_id_is_taken_once_and_checked(emulator: Emulator) -> None:
     request = {"parent": PARENT, "endpoint": {"display_name": "a"}, "endpoint_id": "once"}
-    assert emulator.endpoints.create_endpoint(request).result(timeout=20).name == f"{PARENT}/endpoints/once"
+    assert emulator.endpoints.create_endpoint(request).result(timeout=20).name == f"{NUMBERED}/endpoints/once"
     with pytest.raises(exceptions.Conflict, match="endpoints/once"):
         emulator.endpoints.create_endpoint(request)
     with pytest.raises(exceptions.BadRequest, match="Once_More"):

@@ -10,7 +10,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform, aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import PARENT, Emulator
+from .conftest import NUMBERED, PARENT, Emulator
 
 State = aiplatform_v1.PipelineTaskDetail.State
 IMAGE = "registry/local/images/steps:1"
@@ -111,7 +111,12 @@ def states(job: aiplatform.PipelineJob) -> dict[str, str]:
 
 
 def log(emulator: Emulator, job_id: str, task: str) -> str:
-    return (emulator.state / "jobs" / job_id / f"{task}.log").read_text()
+    return (directory(emulator, job_id) / f"{task}.log").read_text()
+
+
+def directory(emulator: Emulator, job_id: str) -> Path:
+    _, project, _, location = NUMBERED.split("/")
+    return emulator.state / "jobs" / project / location / job_id
 
 
 def test_a_pipeline_passes_artifacts_from_step_to_step(
@@ -162,11 +167,11 @@ def test_a_cancelled_job_ends_with_its_steps(emulator: Emulator, compiled: Compi
     job.cancel()
     until(lambda: job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED)
     assert states(job) == {"sleep": "CANCELLED"}
-    until(lambda: not processes_of(emulator.state / "jobs" / "long-1"))
+    until(lambda: not processes_of(directory(emulator, "long-1")))
     job.delete()
     with pytest.raises(exceptions.NotFound, match="long-1"):
         emulator.jobs.get_pipeline_job(name=job.resource_name)
-    assert not (emulator.state / "jobs" / "long-1").exists()
+    assert not (directory(emulator, "long-1")).exists()
 
 
 def until(condition: Any, timeout_s: float = 30) -> None:

@@ -2,7 +2,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform
 
-from .conftest import ARTIFACTS, ECHO, PARENT, Emulator
+from .conftest import ARTIFACTS, ECHO, NUMBERED, PARENT, Emulator
 
 
 def test_upload_by_the_sdk_makes_a_model_and_then_its_next_version(emulator: Emulator) -> None:
@@ -17,7 +17,7 @@ def test_upload_by_the_sdk_makes_a_model_and_then_its_next_version(emulator: Emu
         version_aliases=["candidate"],
         is_default_version=False,
     )
-    assert (first.resource_name, first.version_id) == (f"{PARENT}/models/crops", "1")
+    assert (first.resource_name, first.version_id) == (f"{NUMBERED}/models/crops", "1")
     assert (second.version_id, second.version_aliases) == ("2", ["candidate"])
     assert aiplatform.Model("crops").version_id == "1"
     assert aiplatform.Model("crops@candidate").version_id == "2"

@@ -1,0 +1,1 @@
+"""How requests arrive: REST and gRPC, both onto the same methods."""

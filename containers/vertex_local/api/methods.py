@@ -1,0 +1,102 @@
+"""The methods of aiplatform_v1's services and their HTTP paths, read from the client library itself.
+
+A service here is an object with a method for each that it implements: ``UploadModel`` is ``upload_model``, which takes
+the request message and gives the response message, or an awaitable of it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from google.cloud import aiplatform_v1
+from google.longrunning import operations_pb2
+
+OPERATIONS = "Operations"
+_PACKAGE = "google.cloud.aiplatform_v1.services"
+# Every service of the library lists the paths of long-running operations alike.
+_LISTS_OPERATIONS = "EndpointService"
+_TEMPLATE = re.compile(r"(?P<before>[^{]*)\{(?P<field>[\w.]+)=(?P<pattern>[^}]+)\}(?P<after>[^:]*)(?::(?P<verb>\w+))?")
+
+
+@dataclass(frozen=True)
+class HttpRule:
+    """One path of a method: ``POST /v1/{parent=projects/*/locations/*}/models:upload``, say.
+
+    Attributes:
+        verb: what follows the colon, "" where nothing does.
+        field: the request's field that the path fills, dotted.
+        body: the field that the body fills, "*" for the whole request, "" for none.
+    """
+
+    http_method: str
+    path: re.Pattern[str]
+    verb: str
+    field: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a service, and the class of its request."""
+
+    service: str
+    name: str
+    request: Any
+    rules: tuple[HttpRule, ...]
+
+    @property
+    def python_name(self) -> str:
+        """``upload_model`` for ``UploadModel``."""
+        return _snake(self.name)
+
+    @property
+    def grpc_path(self) -> str:
+        """As it stands in the ``:path`` of a gRPC call."""
+        package = "google.longrunning" if self.service == OPERATIONS else "google.cloud.aiplatform.v1"
+        return f"/{package}.{self.service}/{self.name}"
+
+
+def methods_of(service: str) -> Iterator[Method]:
+    """All unary methods that aiplatform_v1 has for a service, in alphabetical order; or those of ``Operations``."""
+    name = _LISTS_OPERATIONS if service == OPERATIONS else service
+    module = import_module(f"{_PACKAGE}.{_snake(name)}.transports.rest_base")
+    paths = getattr(module, f"_Base{name}RestTransport")
+    for attribute in sorted(vars(paths)):
+        rpc = attribute.removeprefix("_Base")
+        options = getattr(getattr(paths, attribute), "_get_http_options", None)
+        if rpc != attribute and options and rpc.endswith(("Operation", "Operations")) == (service == OPERATIONS):
+            request = _request_class(service, rpc)
+            if request is not None:
+                yield Method(service, rpc, request, tuple(_rule(option) for option in options()))
+
+
+def implemented(services: Mapping[str, object]) -> Iterator[tuple[Method, Any]]:
+    """The methods that these services have, each with what answers it."""
+    for service, answering in services.items():
+        for method in methods_of(service):
+            answer = getattr(answering, method.python_name, None)
+            if answer:
+                yield method, answer
+
+
+def _request_class(service: str, rpc: str) -> Any:
+    if service == OPERATIONS:
+        return getattr(operations_pb2, f"{rpc}Request")
+    # Streaming methods, and those that all Google services share (locations, IAM), have no request of this name.
+    request = getattr(aiplatform_v1, f"{rpc}Request", None)
+    return request and request.pb()
+
+
+def _rule(option: Mapping[str, str]) -> HttpRule:
+    parts = _TEMPLATE.fullmatch(option["uri"])
+    assert parts, option  # noqa: S101
+    pattern = re.escape(parts["pattern"]).replace(r"\*", "[^/]+")
+    verb = parts["verb"] or ""
+    path = f"{re.escape(parts['before'])}({pattern}){re.escape(parts['after'])}{verb and ':' + verb}"
+    return HttpRule(option["method"].upper(), re.compile(path), verb, parts["field"], option.get("body", ""))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

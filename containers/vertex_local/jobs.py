@@ -93,10 +93,12 @@ class Jobs:
         """Where a job's logs lie, a file for each run of a task."""
         return self._directory / "jobs" / _relative(name)
 
-    # The methods of PipelineService.
+    def unfinished(self) -> list[Any]:
+        """The jobs that run or wait."""
+        return [self._jobs.get(name) for name in self._tasks]
 
-    def create_pipeline_job(self, request: Any) -> Any:
-        """Takes a job in and starts it as soon as there is a place.
+    def create(self, request: Any, schedule_name: str = "") -> Any:
+        """Takes a job in, of a schedule perhaps, and starts it as soon as there is a place.
 
         Raises:
             InvalidArgumentError: no pipeline, or parameters that are not its own.
@@ -112,6 +114,7 @@ class Jobs:
             raise AlreadyExistsError(f"The PipelineJob {name!r} already exists.")
         job.name = name
         job.display_name = job.display_name or job_id
+        job.schedule_name = schedule_name
         job.state = PipelineState.PIPELINE_STATE_PENDING
         job.create_time.CopyFrom(messages.now())
         job.ClearField("job_detail")
@@ -120,6 +123,11 @@ class Jobs:
         self._tasks[name] = task = asyncio.create_task(self._run(name, arguments))
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
         return messages.copy_of(job)
+
+    # The methods of PipelineService.
+
+    def create_pipeline_job(self, request: Any) -> Any:
+        return self.create(request)
 
     def get_pipeline_job(self, request: Any) -> Any:
         return self._jobs.get(request.name)

@@ -112,3 +112,4 @@ def __getattr__(name: str) -> Any:
 
 PipelineState = aiplatform_v1.PipelineState
 TaskState = aiplatform_v1.PipelineTaskDetail.State
+ScheduleState = aiplatform_v1.Schedule.State

@@ -31,6 +31,7 @@ class Emulator:
         self.endpoints = self._client(aiplatform_v1.EndpointServiceClient)
         self.predictions = self._client(aiplatform_v1.PredictionServiceClient)
         self.jobs = self._client(aiplatform_v1.PipelineServiceClient)
+        self.schedules = self._client(aiplatform_v1.ScheduleServiceClient)
         self.storage = storage.Client(
             project="local",
             credentials=AnonymousCredentials(),

@@ -143,13 +143,21 @@ class Jobs:
         Raises:
             FailedPreconditionError: it has ended.
         """
-        job = self._jobs.get(request.name)
-        if job.state in ENDED:
-            raise FailedPreconditionError(f"The PipelineJob {request.name!r} has ended: {_state_of(job)}")
-        job.state = PipelineState.PIPELINE_STATE_CANCELLING
-        self._save(job)
-        self._tasks[request.name].cancel()
+        self._cancel(self._cancellable(request.name))
         return empty_pb2.Empty()
+
+    def batch_cancel_pipeline_jobs(self, request: Any) -> Any:
+        """Ends several jobs, or none where one of them has ended."""
+
+        def cancel() -> Any:
+            jobs = [self._cancellable(name) for name in request.names]
+            for job in jobs:
+                self._cancel(job)
+            return messages.BatchCancelPipelineJobsResponse(pipeline_jobs=jobs)
+
+        for name in request.names:
+            self._cancellable(name)
+        return self._operations.start(request.parent, messages.BatchCancelPipelineJobsOperationMetadata(), cancel)
 
     def delete_pipeline_job(self, request: Any) -> Any:
         """Forgets a job and its logs.
@@ -157,20 +165,25 @@ class Jobs:
         Raises:
             FailedPreconditionError: it has not ended.
         """
-        name = request.name
-
-        def check() -> None:
-            job = self._jobs.get(name)
-            if job.state not in ENDED:
-                raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
 
         def delete() -> None:
-            check()
-            self._jobs.delete(name)
-            shutil.rmtree(self.directory(name), ignore_errors=True)
+            self._delete(self._deletable(request.name))
 
-        check()
-        return self._operations.start(name, messages.DeleteOperationMetadata(), delete)
+        self._deletable(request.name)
+        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+
+    def batch_delete_pipeline_jobs(self, request: Any) -> Any:
+        """Forgets several jobs, or none where one of them has not ended."""
+
+        def delete() -> Any:
+            jobs = [self._deletable(name) for name in request.names]
+            for job in jobs:
+                self._delete(job)
+            return messages.BatchDeletePipelineJobsResponse(pipeline_jobs=jobs)
+
+        for name in request.names:
+            self._deletable(name)
+        return self._operations.start(request.parent, messages.DeleteOperationMetadata(), delete)
 
     async def stop(self) -> None:
         """Ends what runs; the next start marks it as failed."""
@@ -178,6 +191,27 @@ class Jobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _cancellable(self, name: str) -> Any:
+        job = self._jobs.get(name)
+        if job.state in ENDED:
+            raise FailedPreconditionError(f"The PipelineJob {name!r} has ended: {_state_of(job)}")
+        return job
+
+    def _cancel(self, job: Any) -> None:
+        job.state = PipelineState.PIPELINE_STATE_CANCELLING
+        self._save(job)
+        self._tasks[job.name].cancel()
+
+    def _deletable(self, name: str) -> Any:
+        job = self._jobs.get(name)
+        if job.state not in ENDED:
+            raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
+        return job
+
+    def _delete(self, job: Any) -> None:
+        self._jobs.delete(job.name)
+        shutil.rmtree(self.directory(job.name), ignore_errors=True)
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> None:
         try:

@@ -29,6 +29,8 @@ class Projects:
         for field, value in message.ListFields():
             if field.name in _NAMES and isinstance(value, str):
                 setattr(message, field.name, self.numbered(value))
+            elif field.name == "names":
+                value[:] = [self.numbered(name) for name in value]
             elif field.name in _INSIDE and field.message_type and not isinstance(value, str):
                 self.number(value)
 

@@ -235,7 +235,8 @@ class Schedules:
 
 
 def _not_before_start(schedule: Any, moment: datetime) -> datetime:
-    return max(moment, schedule.start_time.ToDatetime(UTC))
+    start: datetime = schedule.start_time.ToDatetime(UTC)
+    return max(moment, start)
 
 
 def _check(schedule: Any, parent: str) -> None:

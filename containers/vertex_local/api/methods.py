@@ -17,6 +17,7 @@ OPERATIONS = "Operations"
 _PACKAGE = "google.cloud.aiplatform_v1.services"
 # Every service of the library lists the paths of long-running operations alike.
 _LISTS_OPERATIONS = "EndpointService"
+_OF_ALL_SERVICES = {"GetLocation", "ListLocations", "GetIamPolicy", "SetIamPolicy", "TestIamPermissions"}
 _TEMPLATE = re.compile(r"(?P<before>[^{]*)\{(?P<field>[\w.]+)=(?P<pattern>[^}]+)\}(?P<after>[^:]*)(?::(?P<verb>\w+))?")
 
 
@@ -58,18 +59,23 @@ class Method:
         return f"/{package}.{self.service}/{self.name}"
 
 
+def method_names(service: str) -> list[str]:
+    """All methods that aiplatform_v1 has for a service, streaming ones too, in alphabetical order."""
+    found = (name.removeprefix("_Base") for name in vars(_paths(service)) if name.startswith("_Base"))
+    return sorted(
+        name
+        for name in found
+        if name not in _OF_ALL_SERVICES and name.endswith(("Operation", "Operations")) == (service == OPERATIONS)
+    )
+
+
 def methods_of(service: str) -> Iterator[Method]:
-    """All unary methods that aiplatform_v1 has for a service, in alphabetical order; or those of ``Operations``."""
-    name = _LISTS_OPERATIONS if service == OPERATIONS else service
-    module = import_module(f"{_PACKAGE}.{_snake(name)}.transports.rest_base")
-    paths = getattr(module, f"_Base{name}RestTransport")
-    for attribute in sorted(vars(paths)):
-        rpc = attribute.removeprefix("_Base")
-        options = getattr(getattr(paths, attribute), "_get_http_options", None)
-        if rpc != attribute and options and rpc.endswith(("Operation", "Operations")) == (service == OPERATIONS):
-            request = _request_class(service, rpc)
-            if request is not None:
-                yield Method(service, rpc, request, tuple(_rule(option) for option in options()))
+    """Those of them that take one message and give one."""
+    for name in method_names(service):
+        options = getattr(getattr(_paths(service), f"_Base{name}"), "_get_http_options", None)
+        request = _request_class(service, name)
+        if options and request is not None:
+            yield Method(service, name, request, tuple(_rule(option) for option in options()))
 
 
 def implemented(services: Mapping[str, object]) -> Iterator[tuple[Method, Any]]:
@@ -81,10 +87,15 @@ def implemented(services: Mapping[str, object]) -> Iterator[tuple[Method, Any]]:
                 yield method, answer
 
 
+def _paths(service: str) -> Any:
+    name = _LISTS_OPERATIONS if service == OPERATIONS else service
+    return getattr(import_module(f"{_PACKAGE}.{_snake(name)}.transports.rest_base"), f"_Base{name}RestTransport")
+
+
 def _request_class(service: str, rpc: str) -> Any:
     if service == OPERATIONS:
         return getattr(operations_pb2, f"{rpc}Request")
-    # Streaming methods, and those that all Google services share (locations, IAM), have no request of this name.
+    # Streaming methods have no request of this name.
     request = getattr(aiplatform_v1, f"{rpc}Request", None)
     return request and request.pb()
 

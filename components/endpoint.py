@@ -19,6 +19,9 @@ _FOUND_BY = re.compile(r"[a-z0-9-]+|projects/.+")
 def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
     """The resource name of the endpoint with an id or display name, made where there is none.
 
+    It says the project as the caller does: the service's own answers have the project's number, which no page says
+    that Earth Engine takes.
+
     A new one is a shared public endpoint: Earth Engine is given a resource name only, and no page
     says that it can reach a dedicated one.
 
@@ -43,7 +46,8 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
             )
         except exceptions.AlreadyExists:  # made by someone else since we looked
             return f"{vertex.parent}/endpoints/{name}"
-    return str(wait(operation, f"create endpoint {name}", _SECONDS).name)
+    wait(operation, f"create endpoint {name}", _SECONDS)
+    return f"{vertex.parent}/endpoints/{name}"
 
 
 def _find(vertex: Vertex, name: str) -> str | None:
@@ -51,11 +55,14 @@ def _find(vertex: Vertex, name: str) -> str | None:
     with explained(f"look up endpoint {name}"):
         if _FOUND_BY.fullmatch(name):
             try:
-                return str(vertex.endpoints.get_endpoint(name=resource, retry=READ_AGAIN).name)
+                vertex.endpoints.get_endpoint(name=resource, retry=READ_AGAIN)
+                return resource
             except exceptions.NotFound:
                 pass
         named = list(vertex.endpoints.list_endpoints({"parent": vertex.parent, "filter": f'display_name="{name}"'}))
-    if len(named) > 1:
-        ids = ", ".join(endpoint.name.rsplit("/", 1)[-1] for endpoint in named)
-        raise VertexError(f"{len(named)} endpoints are named {name!r} ({ids}); give the id of the one that is meant")
-    return str(named[0].name) if named else None
+    ids = [endpoint.name.rsplit("/", 1)[-1] for endpoint in named]
+    if len(ids) > 1:
+        raise VertexError(
+            f"{len(ids)} endpoints are named {name!r} ({', '.join(ids)}); give the id of the one that is meant"
+        )
+    return f"{vertex.parent}/endpoints/{ids[0]}" if ids else None

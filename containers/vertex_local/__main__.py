@@ -8,14 +8,16 @@ import os
 import signal
 import socket
 import sys
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import uvicorn
 
-from . import storage
+from . import docker, storage
 from .errors import StartError
 from .processes import Process
+from .runners import ProcessRunner, Runner
 from .store import Store
 
 _DEFAULT_PORT = 8901
@@ -64,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         default="127.0.0.1",
         help="address to listen on; there is no authentication (default: %(default)s)",
     )
+    parser.add_argument(
+        "--runner",
+        choices=["process", "docker"],
+        default="process",
+        help="what a deployed model is served by: the program that its image's name stands for, or a container of"
+        " any image (default: %(default)s)",
+    )
     return parser
 
 
@@ -75,7 +84,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
         storage_server = await _start_storage(arguments, directory)
         try:
-            await _serve_api(arguments, store, directory, listener)
+            async with _runner(arguments.runner, directory) as runner:
+                await _serve_api(arguments, store, directory, listener, runner)
         finally:
             if storage_server:
                 await storage_server.stop()
@@ -93,13 +103,24 @@ async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Proc
     return process
 
 
-async def _serve_api(arguments: argparse.Namespace, store: Store, directory: Path, listener: socket.socket) -> None:
+@asynccontextmanager
+async def _runner(name: str, directory: Path) -> AsyncIterator[Runner]:
+    if name == "process":
+        yield ProcessRunner()
+        return
+    async with docker.running(directory) as runner:
+        yield runner
+
+
+async def _serve_api(
+    arguments: argparse.Namespace, store: Store, directory: Path, listener: socket.socket, runner: Runner
+) -> None:
     grpc_port = arguments.grpc_port or arguments.port + 2
     _listen(arguments.host, grpc_port, "--grpc-port").close()
     # Only now: the messages of aiplatform_v1 take more than a second to import.
     from .app import VertexLocal, application
 
-    service = VertexLocal(store, directory)
+    service = VertexLocal(store, directory, runner)
     config = uvicorn.Config(
         application(service, f"{_bracketed(arguments.host)}:{grpc_port}", loopback_only=arguments.host in _LOOPBACK),
         log_config=None,
@@ -155,7 +176,6 @@ def _configure_log(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

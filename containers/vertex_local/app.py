@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
+import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,13 +20,14 @@ from .api.methods import OPERATIONS
 from .api.rest import Rest, error_answer
 from .endpoints import Endpoints
 from .errors import NotFoundError
+from .fleet import Fleet
 from .jobs import Jobs
 from .models import Models
 from .operations import Operations
 from .predictions import Predictions
 from .projects import Projects
+from .runners import Runner
 from .schedules import Schedules
-from .serving import Fleet
 from .store import Collection, Store
 
 # A page of another site must not reach this service through a name of its own that resolves to 127.0.0.1.
@@ -46,16 +47,18 @@ SERVICES: Mapping[str, type] = {
 class VertexLocal:
     """The services of one state directory, wired together."""
 
-    def __init__(self, store: Store, directory: Path) -> None:
-        # The client's pool is what keeps the way to a model server short; proxies have no part in it.
-        self._client = httpx.AsyncClient(
-            trust_env=False, limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    def __init__(self, store: Store, directory: Path, runner: Runner) -> None:
+        # The client's pool is what keeps the way to a model server short. uvicorn hangs up after 5 s without a request.
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         endpoints = Collection(store, "Endpoint", messages.Endpoint)
         self.projects = Projects(store)
         self.operations = Operations(store)
-        self.fleet = Fleet(self._client, directory / "log" / "servers")
-        self.models = Models(store, self.operations, endpoints, self._check_artifacts)
+        self.fleet = Fleet(runner, self._client, directory / "log" / "servers")
+        self.models = Models(store, self.operations, endpoints, runner, self._check_artifacts)
         self.endpoints = Endpoints(endpoints, self.operations, self.fleet, self.models)
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
         self.jobs = Jobs(store, self.operations, self.projects, directory)
@@ -77,7 +80,7 @@ class VertexLocal:
         await self.operations.stop()
         await self.jobs.stop()
         await self.fleet.stop()
-        await self._client.aclose()
+        await self._client.close()
 
     async def _check_artifacts(self, uri: str) -> None:
         await storage.check_artifacts(self._client, os.environ["STORAGE_EMULATOR_HOST"], uri)

@@ -6,9 +6,9 @@ from typing import Any
 
 from . import filters, listing, messages
 from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from .fleet import Fleet
 from .models import Models
 from .operations import Operations
-from .serving import Fleet
 from .store import Collection
 
 _ENDPOINT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}")

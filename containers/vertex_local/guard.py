@@ -1,7 +1,8 @@
 """Runs a command that ends when its parent does: ``python guard.py COMMAND...``, with a pipe as stdin.
 
 The emulator holds the other end of the pipe and never writes. When the emulator is gone, however it went,
-the pipe closes and the guard kills its process group: the command and everything that the command has started.
+the pipe closes and the guard ends its process group: the command and everything that the command has started.
+They are asked first: what runs in a container ends only if its program removes the container.
 A pipe does what PR_SET_PDEATHSIG does, for grandchildren as well, and not on Linux only.
 """
 
@@ -9,6 +10,9 @@ import os
 import signal
 import sys
 import threading
+import time
+
+_GRACE_S = 5.0
 
 
 def main(command: list[str]) -> int:
@@ -19,9 +23,12 @@ def main(command: list[str]) -> int:
     child = os.fork()
     if child == 0:
         _become(command)
-    threading.Thread(target=_kill_group_when_parent_is_gone, daemon=True).start()
+    orphaned = threading.Event()
+    threading.Thread(target=_end_group_when_parent_is_gone, args=[orphaned], daemon=True).start()
     _, status = os.waitpid(child, 0)
     os.killpg(0, signal.SIGTERM)  # whatever the command has left behind; the guard itself ignores it
+    if orphaned.is_set():
+        os.killpg(0, signal.SIGKILL)  # else the emulator does
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -38,9 +45,12 @@ def _become(command: list[str]) -> None:
         os._exit(127)
 
 
-def _kill_group_when_parent_is_gone() -> None:
+def _end_group_when_parent_is_gone(orphaned: threading.Event) -> None:
     while os.read(0, 1):
         pass
+    orphaned.set()
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(_GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -4,9 +4,10 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from . import filters, images, listing, messages
+from . import filters, listing, messages
 from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from .operations import Operations
+from .runners import Runner
 from .store import Collection, Store
 
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}|[1-9][0-9]*")
@@ -30,12 +31,18 @@ class Models:
     """Versions are kept each by ``NAME@VERSION``; a model is its versions."""
 
     def __init__(
-        self, store: Store, operations: Operations, endpoints: Collection, check_artifacts: CheckArtifacts
+        self,
+        store: Store,
+        operations: Operations,
+        endpoints: Collection,
+        runner: Runner,
+        check_artifacts: CheckArtifacts,
     ) -> None:
         self._store = store
         self._versions = Collection(store, "Model", messages.Model)
         self._operations = operations
         self._endpoints = endpoints
+        self._runner = runner
         self._check_artifacts = check_artifacts
 
     def all(self) -> list[Any]:
@@ -63,7 +70,7 @@ class Models:
             raise InvalidArgumentError("model.displayName is required")
         if not model.container_spec.image_uri:
             raise InvalidArgumentError("model.containerSpec.imageUri is required")
-        images.command_for(model.container_spec.image_uri)
+        self._runner.check(model.container_spec)
         _check_aliases(model.version_aliases)
         name = self._name_for(request)
         if model.artifact_uri:

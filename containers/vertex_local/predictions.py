@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import grpc
-import httpx
 import simdjson
 from google.api import httpbody_pb2
 
@@ -21,7 +21,8 @@ from .errors import (
     UnavailableError,
     from_grpc,
 )
-from .serving import Fleet, ModelServer
+from .fleet import Fleet
+from .server import ModelServer
 
 # Limits of public endpoints: earth-engine-contract, section 4.3; the unit is 10^6 bytes.
 _SHARED_LIMIT, _DEDICATED_LIMIT = 1_500_000, 10_000_000
@@ -40,10 +41,16 @@ class Answer:
     headers: dict[str, str]
 
 
+@dataclass(frozen=True)
+class _Reply:
+    content: bytes
+    content_type: str
+
+
 class Predictions:
     """Requests to endpoints."""
 
-    def __init__(self, endpoints: Endpoints, fleet: Fleet, client: httpx.AsyncClient) -> None:
+    def __init__(self, endpoints: Endpoints, fleet: Fleet, client: aiohttp.ClientSession) -> None:
         self._endpoints = endpoints
         self._fleet = fleet
         self._client = client
@@ -57,8 +64,8 @@ class Predictions:
             InternalError: the server failed, or answered something other than a JSON object.
         """
         _check_fields(body)
-        server, answer = await self._post(name, body, content_type)
-        content = answer.content.rstrip(_JSON_SPACE)
+        server, reply = await self._post(name, body, content_type)
+        content = reply.content.rstrip(_JSON_SPACE)
         if not (content.startswith(b"{") and content.endswith(b"}")):
             raise InternalError(
                 f"The deployed model {server.deployed_id!r} answered no JSON object but {content[:200]!r}"
@@ -68,12 +75,12 @@ class Predictions:
 
     async def raw_predict_body(self, name: str, body: bytes, content_type: str = _JSON) -> Answer:
         """The model's answer as it is."""
-        server, answer = await self._post(name, body, content_type)
+        server, reply = await self._post(name, body, content_type)
         headers = {
             "X-Vertex-AI-Endpoint-Id": server.endpoint_id,
             "X-Vertex-AI-Deployed-Model-Id": server.deployed_id,
         }
-        return Answer(answer.content, answer.headers.get("content-type", _JSON), headers)
+        return Answer(reply.content, reply.content_type, headers)
 
     # The methods of PredictionService, for gRPC; over REST the bodies are passed on by those above.
 
@@ -104,36 +111,49 @@ class Predictions:
                 " containerSpec.grpcPorts, so that gRPC does not reach it"
             )
         call = server.channel.unary_unary(request.method_name, None, None)
+        server.requests += 1
         try:
             output = await call(request.input, timeout=_timeout(endpoint))
         except grpc.aio.AioRpcError as error:
+            server.failures += 1
             raise from_grpc(error.code(), error.details() or "") from error
         return messages.DirectRawPredictResponse(output=output)
 
-    async def _post(self, name: str, body: bytes, content_type: str) -> tuple[ModelServer, httpx.Response]:
+    async def _post(self, name: str, body: bytes, content_type: str) -> tuple[ModelServer, _Reply]:
         endpoint = self._endpoints.get(name)
         _check_size("request", body, endpoint)
         server = self._choose(endpoint)
+        server.requests += 1
         try:
-            answer = await self._client.post(
+            reply = await self._ask(server, body, content_type, _timeout(endpoint))
+        except ServiceError:
+            server.failures += 1
+            raise
+        _check_size("response", reply.content, endpoint)
+        return server, reply
+
+    async def _ask(self, server: ModelServer, body: bytes, content_type: str, timeout_s: float) -> _Reply:
+        try:
+            async with self._client.post(
                 server.predict_url,
-                content=body,
+                data=body,
                 headers={"content-type": content_type, "accept-encoding": "identity"},
-                timeout=_timeout(endpoint),
-            )
-        except httpx.TimeoutException as fault:
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+        except TimeoutError as fault:
             raise DeadlineExceededError(
-                f"The deployed model {server.deployed_id!r} did not answer within {_timeout(endpoint):.0f} s"
+                f"The deployed model {server.deployed_id!r} did not answer within {timeout_s:.0f} s"
             ) from fault
-        except httpx.TransportError as fault:
+        except aiohttp.ClientError as fault:
             server.check_running()
             raise UnavailableError(
                 f"The server of the deployed model {server.deployed_id!r} broke off: {fault!r}"
             ) from fault
-        if not answer.is_success:
-            raise _error_of(answer)
-        _check_size("response", answer.content, endpoint)
-        return server, answer
+        if not 200 <= response.status < 300:
+            raise _error_of(response.status, content)
+        return _Reply(content, response.headers.get("content-type", _JSON))
 
     def _choose(self, endpoint: Any) -> ModelServer:
         ids, shares = list(endpoint.traffic_split), list(endpoint.traffic_split.values())
@@ -164,7 +184,7 @@ def _timeout(endpoint: Any) -> float:
     return _DEDICATED_TIMEOUT_S if endpoint.dedicated_endpoint_enabled else _SHARED_TIMEOUT_S
 
 
-def _error_of(answer: httpx.Response) -> ServiceError:
+def _error_of(code: int, content: bytes) -> ServiceError:
     by_code: dict[int, type[ServiceError]] = {400: InvalidArgumentError, 404: NotFoundError, 503: UnavailableError}
-    error = by_code.get(answer.status_code, InvalidArgumentError if answer.is_client_error else InternalError)
-    return error(answer.text or f"The model server answered HTTP {answer.status_code} without a text")
+    error = by_code.get(code, InvalidArgumentError if 400 <= code < 500 else InternalError)
+    return error(content.decode(errors="replace") or f"The model server answered HTTP {code} without a text")

@@ -7,11 +7,15 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
-_GRACE_S = 3.0
+# A container is asked to end, and then removed, within this time.
+_GRACE_S = 5.0
+# The kernel takes a moment to end what SIGKILL has hit; a dead process that nobody reaps must not hold up the rest.
+_KILLED_S, _POLL_S = 2.0, 0.01
 # A worker's event is one line; an artifact's metadata may be longer than the default limit, 64 KiB.
 _LINE_LIMIT = 16 * 1024 * 1024
 
@@ -25,11 +29,17 @@ class Process:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], log: Path, environment: Mapping[str, str], *, pipe_stdout: bool = False
+        cls,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        pipe_stdout: bool = False,
+        append: bool = False,
     ) -> "Process":
         """Starts a command with stdout and stderr in ``log``, or with stdout as a pipe to read from."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        with log.open("ab" if append else "wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_GUARD), *command),
                 stdin=asyncio.subprocess.PIPE,
@@ -54,17 +64,23 @@ class Process:
         return await self._process.wait()
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
-        """Asks the group to end, and kills what is left of it after ``grace_s`` seconds."""
+        """Asks the group to end, and kills what is left of it after ``grace_s`` seconds; nothing of it is left then."""
         if self.exit_status is None:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), grace_s)
-        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + _KILLED_S
+        while self._signal(signal.SIGKILL) and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
         await self._process.wait()
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+    def _signal(self, number: signal.Signals) -> bool:
+        """Sends a signal to the group; whether there was anything to send it to."""
+        try:
             os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
 
 def last_lines(log: Path, count: int = 12) -> str:
@@ -94,9 +110,10 @@ def reason(log: Path) -> str:
     return "\n".join(text.splitlines()[-5:])
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback interface that nobody uses at this moment."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

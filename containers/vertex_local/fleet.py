@@ -1,0 +1,67 @@
+"""The model servers behind all endpoints."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from .runners import Runner
+from .server import ModelServer, ServerStatus
+
+
+class Fleet:
+    """Model servers by endpoint and deployed model; one that ends is started again until it is retired."""
+
+    def __init__(self, runner: Runner, client: aiohttp.ClientSession, log_directory: Path) -> None:
+        self._runner = runner
+        self._client = client
+        self._log_directory = log_directory
+        self._servers: dict[tuple[str, str], ModelServer] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def launch(self, endpoint: str, deployed: Any, model: Any) -> ModelServer:
+        """Starts a server; it serves once ``add`` has been called with it.
+
+        Raises:
+            FailedPreconditionError: it ended or never got healthy.
+        """
+        server = self._server(endpoint, deployed, model)
+        await server.start()
+        return server
+
+    def add(self, endpoint: str, server: ModelServer) -> None:
+        self._servers[endpoint, server.deployed_id] = server
+        server.keep_running()
+
+    def relaunch(self, endpoint: str, deployed: Any, model: Any) -> None:
+        """Starts a server again in the background, as after a restart of the emulator."""
+        self.add(endpoint, self._server(endpoint, deployed, model))
+
+    def retire(self, endpoint: str, deployed_id: str) -> None:
+        """Ends a server in the background."""
+        server = self._servers.pop((endpoint, deployed_id), None)
+        if server:
+            task = asyncio.create_task(server.stop())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def get(self, endpoint: str, deployed_id: str) -> ModelServer:
+        """The server of a deployed model.
+
+        Raises:
+            UnavailableError: it is starting, or has ended.
+        """
+        server = self._servers[endpoint, deployed_id]
+        server.check_running()
+        return server
+
+    def status(self, endpoint: str, deployed_id: str) -> ServerStatus:
+        """How the server of a deployed model fares; KeyError where there is no such deployed model."""
+        return self._servers[endpoint, deployed_id].status
+
+    async def stop(self) -> None:
+        await asyncio.gather(*self._retiring, *(server.stop() for server in self._servers.values()))
+
+    def _server(self, endpoint: str, deployed: Any, model: Any) -> ModelServer:
+        return ModelServer(endpoint, deployed, model, self._runner, self._client, self._log_directory)

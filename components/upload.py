@@ -23,7 +23,10 @@ _DIGEST = "source-sha256"  # label of a version
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version in the registry: `projects/P/locations/R/models/M@V`, and whether this call made it."""
+    """A version in the registry: `projects/P/locations/R/models/M@V`, and whether this call made it.
+
+    P is as the caller says it; the service's own answers have the project's number.
+    """
 
     name: str
     created: bool
@@ -81,7 +84,7 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     with explained(f"upload model {contract.name}"):
         operation = vertex.models.upload_model(request)
     result = wait(operation, f"upload model {contract.name}", _SECONDS)
-    return RegisteredModel(f"{result.model}@{result.model_version_id}", created=True)
+    return RegisteredModel(f"{parent}@{result.model_version_id}", created=True)
 
 
 def _versions(vertex: Vertex, name: str) -> list[Any]:

@@ -11,13 +11,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
 from . import messages, storage
 from .api.grpc_api import grpc_server
 from .api.methods import OPERATIONS
 from .api.rest import Rest, error_answer
+from .console import Console
 from .endpoints import Endpoints
 from .errors import NotFoundError
 from .fleet import Fleet
@@ -63,6 +63,9 @@ class VertexLocal:
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
         self.jobs = Jobs(store, self.operations, self.projects, directory)
         self.schedules = Schedules(store, self.operations, self.jobs)
+        self.console = Console(
+            self.jobs, self.models, self.endpoints, self.schedules, self.fleet, directory / "storage"
+        )
 
     @property
     def services(self) -> Mapping[str, object]:
@@ -102,15 +105,11 @@ def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool)
     hosts = _LOOPBACK_HOSTS if loopback_only else ["*"]
     rest = Rest(service.services, service.predictions, service.projects)
     return Starlette(
-        routes=[Route("/", _identify, methods=["GET"]), *rest.routes()],
+        routes=[*rest.routes(), *service.console.routes()],
         lifespan=lifespan,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
         exception_handlers={HTTPException: _unknown_path},
     )
-
-
-async def _identify(_: Request) -> Response:
-    return JSONResponse({"service": "aiplatform.googleapis.com", "version": "v1", "emulator": True})
 
 
 async def _unknown_path(request: Request, _: Exception) -> Response:

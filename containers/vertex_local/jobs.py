@@ -71,6 +71,7 @@ class Jobs:
         self._operations = operations
         self._projects = projects
         self._directory = directory
+        self.pipeline_root = directory / "pipeline_root"
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for job in self._jobs.all():
@@ -255,7 +256,7 @@ class Jobs:
         description = {
             "pipelineSpec": self._placed(job),
             "parameters": arguments,
-            "pipelineRoot": str(self._directory / "pipeline_root" / _relative(job.name)),
+            "pipelineRoot": str(self.pipeline_root / _relative(job.name)),
         }
         (directory / "job.json").write_text(json.dumps(description))
         return directory.resolve()

@@ -111,7 +111,8 @@ def test_an_endpoint_is_found_by_id_name_and_resource_name_and_made_once(vertex:
     assert made == f"{vertex.parent}/endpoints/fields"
     assert find_or_create_endpoint(vertex, "fields") == made
     assert find_or_create_endpoint(vertex, made) == made
-    named = vertex.endpoints.create_endpoint(parent=vertex.parent, endpoint={"display_name": "By hand"}).result().name
+    by_hand = vertex.endpoints.create_endpoint(parent=vertex.parent, endpoint={"display_name": "By hand"}).result()
+    named = f"{vertex.parent}/endpoints/{by_hand.name.rsplit('/', 1)[-1]}"  # answers have the project's number
     assert find_or_create_endpoint(vertex, "By hand") == named
     assert find_or_create_endpoint(vertex, named.rsplit("/", 1)[-1]) == named  # an id of Vertex AI's own making
     vertex.endpoints.create_endpoint(parent=vertex.parent, endpoint={"display_name": "By hand"}).result()

@@ -183,10 +183,11 @@ def run(
         storage.stage(model_dir, model_uri)
         vertex = Vertex(local.PROJECT, local.LOCATION)
         name = _submit(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
+        console.print(f"watch     {vertex.host}/console/{name}")
         try:
             _follow(vertex, name, results)
         except JobError as error:
-            shutil.copytree(Path(state, "jobs"), results / "logs", dirs_exist_ok=True)
+            shutil.copytree(local.logs_of(Path(state), name), results / "logs", dirs_exist_ok=True)
             error.add_note(f"the logs of every step: {results / 'logs'}")
             raise
     if (metrics := model_dir / METRICS_NAME).is_file():

@@ -62,6 +62,12 @@ def local_vertex(state: Path) -> Iterator[None]:
         _stop(process)
 
 
+def logs_of(state: Path, job: str) -> Path:
+    """The folder of a job's logs, one a step, in the state of a local Vertex AI."""
+    _, project, _, location, _, job_id = job.split("/")
+    return state / "jobs" / project / location / job_id
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

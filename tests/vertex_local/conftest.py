@@ -3,7 +3,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ def stop(emulator: Emulator) -> None:
     assert emulator.process.wait(timeout=20) == 0
     if emulator.process.stdout:
         emulator.process.stdout.close()
+
+
+def until(found: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """What ``found`` gives as soon as that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (result := found()):
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+    return result
 
 
 def store_artifacts(emulator: Emulator) -> None:

@@ -8,13 +8,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from google.api_core import exceptions
 from google.cloud import aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import NUMBERED, PARENT, Emulator, command, free_ports, start, stop, store_artifacts
+from .conftest import PARENT, Emulator, command, free_ports, start, stop, store_artifacts, until
 
 
 @dsl.component(base_image="steps", install_kfp_package=False)
@@ -27,6 +29,16 @@ def sleep() -> None:
 @dsl.pipeline(name="sleeper")
 def sleeper() -> None:
     sleep()
+
+
+@dsl.component(base_image="steps", install_kfp_package=False)
+def greet(whom: str) -> str:
+    return f"hello {whom}"
+
+
+@dsl.pipeline(name="greeter")
+def greeter() -> None:
+    greet(whom="world")
 
 
 def run(port: int, state: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -69,17 +81,33 @@ def wait_until_dead(pids: set[int], timeout_s: float = 8) -> None:
         time.sleep(0.05)
 
 
+def job_of(pipeline: Any, folder: Path) -> dict[str, Any]:
+    path = folder / f"{pipeline.name}.yaml"
+    compiler.Compiler().compile(pipeline, str(path))
+    return {
+        "pipeline_spec": yaml.safe_load(path.read_text()),
+        "runtime_config": {"gcs_output_directory": "gs://staging/root"},
+    }
+
+
+def settled(emulator: Emulator) -> list[Any]:
+    """All that the emulator knows, but for the job that runs."""
+    lists: list[Any] = [
+        emulator.models.list_models(parent=PARENT),
+        emulator.models.list_model_versions(name=f"{PARENT}/models/kept"),
+        emulator.endpoints.list_endpoints(parent=PARENT),
+        emulator.schedules.list_schedules(parent=PARENT),
+        emulator.jobs.list_pipeline_jobs({"parent": PARENT, "filter": 'pipeline_name="greeter"'}),
+    ]
+    return [list(found) for found in lists]
+
+
 def busy(emulator: Emulator, tmp_path: Path) -> tuple[str, set[int]]:
     """Has a model served and a step running; gives the endpoint and all processes under the emulator."""
     store_artifacts(emulator)
     endpoint = emulator.endpoint()
     emulator.deploy(endpoint, emulator.upload("kept").model, {"0": 100})
-    compiler.Compiler().compile(sleeper, str(tmp_path / "sleeper.yaml"))
-    job = {
-        "pipeline_spec": yaml.safe_load((tmp_path / "sleeper.yaml").read_text()),
-        "runtime_config": {"gcs_output_directory": "gs://staging/root"},
-    }
-    emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="sleeper")
+    emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job_of(sleeper, tmp_path), pipeline_job_id="sleeper")
     deadline = time.monotonic() + 20
     # storage, server and job each with a guard; the server's child; worker, shell, step, and the step's child
     while len(pids := descendants_of(emulator.process.pid)) < 10:
@@ -118,7 +146,19 @@ def test_a_foreign_host_name_is_refused(emulator: Emulator) -> None:
 def test_a_killed_emulator_leaves_no_process_and_a_new_one_takes_over(tmp_path: Path) -> None:
     first = start(tmp_path / "state")
     try:
-        endpoint, pids = busy(first, tmp_path)
+        endpoint, _ = busy(first, tmp_path)
+        model = first.upload(parent_model=f"{PARENT}/models/kept", version_aliases=["candidate"]).model
+        [deployed] = first.endpoints.get_endpoint(name=endpoint).deployed_models
+        first.deploy(endpoint, f"{model}@candidate", {deployed.id: 70, "0": 30})
+        job = job_of(greeter, tmp_path)
+        finished = first.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="greeter").name
+        request = {"parent": PARENT, "pipeline_job": job}
+        schedule = {"display_name": "yearly", "cron": "0 0 29 2 *", "max_concurrent_run_count": 1}
+        schedule |= {"create_pipeline_job_request": request}
+        first.schedules.create_schedule(parent=PARENT, schedule=schedule)
+        until(lambda: first.jobs.get_pipeline_job(name=finished).end_time)
+        before = settled(first)
+        pids = descendants_of(first.process.pid)
     finally:
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
@@ -128,27 +168,35 @@ def test_a_killed_emulator_leaves_no_process_and_a_new_one_takes_over(tmp_path: 
 
     second = start(tmp_path / "state", first.port)
     try:
-        assert [model.name for model in second.models.list_models(parent=PARENT)] == [f"{NUMBERED}/models/kept"]
+        assert settled(second) == before
+        assert [len(found) for found in before] == [1, 2, 1, 1, 1]
         assert second.storage.bucket("models").blob("ndvi/model.mar").download_as_bytes() == b"weights"
         job = second.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/sleeper")
         assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_FAILED
         assert "emulator ended" in job.error.message
-        assert predict_when_ready(second, endpoint) == [5]
+        answering: set[str] = set()
+        while len(answering) < 2:
+            answering.add(answered_when_ready(second, endpoint))
         pids = descendants_of(second.process.pid)
     finally:
         stop(second)
     wait_until_dead(pids, timeout_s=0)
 
 
-def predict_when_ready(emulator: Emulator, endpoint: str) -> list[int]:
+def answered_when_ready(emulator: Emulator, endpoint: str) -> str:
+    """The deployed model that gives back what it is sent."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            return list(emulator.predictions.predict(endpoint=endpoint, instances=[5]).predictions)
-        except Exception as error:
+            answer = emulator.predictions.predict(endpoint=endpoint, instances=[5])
+        except exceptions.ServiceUnavailable as error:
             if "is starting" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+        else:
+            assert list(answer.predictions) == [5]
+            deployed_model_id: str = answer.deployed_model_id
+            return deployed_model_id
 
 
 def test_sigterm_ends_everything_within_seconds(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from .conftest import ARTIFACTS, NUMBERED, PARENT, Emulator, free_ports, start, stop, store_artifacts
+from .conftest import ARTIFACTS, NUMBERED, PARENT, Emulator, free_ports, start, stop, store_artifacts, until
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 IMAGE = "registry/local/images/steps:1"
@@ -56,7 +56,6 @@ def show(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def wait_for(path: str) -> None:
-    import time
     from pathlib import Path
 
     print("waiting")  # noqa: T201
@@ -135,14 +134,6 @@ def submit(emulator: Emulator, pipeline: Any, job_id: str, folder: Path, **field
 
 def finished(emulator: Emulator, name: str) -> Any:
     return until(lambda: (job := emulator.jobs.get_pipeline_job(name=name)).end_time and job)
-
-
-def until(found: Callable[[], Any], timeout_s: float = 30) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (result := found()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform, aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import NUMBERED, PARENT, Emulator
+from .conftest import NUMBERED, PARENT, Emulator, until
 
 State = aiplatform_v1.PipelineTaskDetail.State
 IMAGE = "registry/local/images/steps:1"
@@ -45,7 +45,6 @@ def clean_up(outcome: dsl.PipelineTaskFinalStatus) -> None:
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def sleep() -> None:
-    import time
 
     time.sleep(600)
 
@@ -172,13 +171,6 @@ def test_a_cancelled_job_ends_with_its_steps(emulator: Emulator, compiled: Compi
     with pytest.raises(exceptions.NotFound, match="long-1"):
         emulator.jobs.get_pipeline_job(name=job.resource_name)
     assert not (directory(emulator, "long-1")).exists()
-
-
-def until(condition: Any, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
 
 
 def processes_of(directory: Path) -> list[str]:

@@ -21,8 +21,7 @@ from containers.vertex_local.projects import Projects
 from containers.vertex_local.schedules import Schedules
 from containers.vertex_local.store import Store
 
-from .conftest import NUMBERED, PARENT, Emulator, start, stop
-from .test_jobs import until
+from .conftest import NUMBERED, PARENT, Emulator, start, stop, until
 
 State = aiplatform_v1.Schedule.State
 NEVER = "0 0 29 2 *"

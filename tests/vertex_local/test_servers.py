@@ -31,7 +31,7 @@ from containers.vertex_local.relay import relay
 from containers.vertex_local.runners import ProcessRunner
 from containers.vertex_local.store import Store
 
-from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, start, stop, store_artifacts
+from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, start, stop, store_artifacts, until
 from .emulator import echo
 from .test_command import alive, descendants_of, run, wait_until_dead
 
@@ -72,13 +72,6 @@ def status_of(error: exceptions.BadRequest) -> str:
     """Over REST the clients raise BadRequest for both FAILED_PRECONDITION and INVALID_ARGUMENT."""
     status: str = error.response.json()["error"]["status"]
     return status
-
-
-def until(true: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
 
 
 # --- how servers end, and come back

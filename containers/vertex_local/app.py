@@ -1,6 +1,5 @@
 """The services of one state directory, wired together, and the ASGI application that they make."""
 
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +12,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import messages, storage
+from . import messages
 from .api.grpc_api import grpc_server
 from .api.methods import OPERATIONS
 from .api.rest import Rest, error_answer
+from .artifacts import Artifacts
 from .console import Console
 from .endpoints import Endpoints
 from .errors import NotFoundError
@@ -58,7 +58,7 @@ class VertexLocal:
         self.projects = Projects(store)
         self.operations = Operations(store)
         self.fleet = Fleet(runner, self._client, directory / "log" / "servers")
-        self.models = Models(store, self.operations, endpoints, runner, self._check_artifacts)
+        self.models = Models(store, self.operations, endpoints, runner, Artifacts(self._client))
         self.endpoints = Endpoints(endpoints, self.operations, self.fleet, self.models)
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
         self.jobs = Jobs(store, self.operations, self.projects, directory)
@@ -84,9 +84,6 @@ class VertexLocal:
         await self.jobs.stop()
         await self.fleet.stop()
         await self._client.close()
-
-    async def _check_artifacts(self, uri: str) -> None:
-        await storage.check_artifacts(self._client, os.environ["STORAGE_EMULATOR_HOST"], uri)
 
 
 def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool) -> Starlette:

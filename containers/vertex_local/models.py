@@ -1,10 +1,10 @@
 """ModelService: the registry of models and their versions."""
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import filters, listing, messages
+from .artifacts import Artifacts
 from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from .operations import Operations
 from .runners import Runner
@@ -23,9 +23,6 @@ _ORDER_FIELDS = ("display_name", "create_time", "update_time")
 _OF_THE_MODEL = ("display_name", "description", "labels")
 _OF_A_VERSION = ("version_description", "labels")
 
-CheckArtifacts = Callable[[str], Awaitable[None]]
-"""Makes sure that there is something under an artifact URI; raises InvalidArgumentError."""
-
 
 class Models:
     """Versions are kept each by ``NAME@VERSION``; a model is its versions."""
@@ -36,14 +33,14 @@ class Models:
         operations: Operations,
         endpoints: Collection,
         runner: Runner,
-        check_artifacts: CheckArtifacts,
+        artifacts: Artifacts,
     ) -> None:
         self._store = store
         self._versions = Collection(store, "Model", messages.Model)
         self._operations = operations
         self._endpoints = endpoints
         self._runner = runner
-        self._check_artifacts = check_artifacts
+        self._artifacts = artifacts
 
     def all(self) -> list[Any]:
         """Every version of every model, newest first."""
@@ -74,7 +71,7 @@ class Models:
         _check_aliases(model.version_aliases)
         name = self._name_for(request)
         if model.artifact_uri:
-            await self._check_artifacts(model.artifact_uri)
+            await self._artifacts.check(model.artifact_uri)
         metadata = messages.UploadModelOperationMetadata()
         return self._operations.start(name, metadata, lambda: self._register(name, request))
 
@@ -148,12 +145,14 @@ class Models:
             FailedPreconditionError: a version of it is deployed.
         """
 
-        def delete() -> None:
+        async def delete() -> None:
             versions = self._existing(request.name)
             for version in versions:
                 self._check_not_deployed(version)
             for version in versions:
                 self._versions.delete(f"{version.name}@{version.version_id}")
+            for version in versions:
+                await self._artifacts.delete(version)
             self._store.forget_number(f"{request.name}@")
 
         for version in self._existing(request.name):
@@ -180,23 +179,24 @@ class Models:
             self._check_not_deployed(version)
             return version
 
-        def delete() -> None:
+        async def delete() -> None:
             version = check()
             self._versions.delete(f"{version.name}@{version.version_id}")
+            await self._artifacts.delete(version)
 
         return self._operations.start(check().name, messages.DeleteOperationMetadata(), delete)
 
-    def _register(self, name: str, request: Any) -> Any:
+    async def _register(self, name: str, request: Any) -> Any:
         model = request.model
+        latest = max((int(version.version_id) for version in self._versions_of(name)), default=0)
+        model.name, model.version_id = name, str(self._store.next_number(f"{name}@", latest))
+        await self._artifacts.copy(model)
         earlier = self._versions_of(name)
         if earlier and not request.parent_model:
             raise _already_exists(name)
         aliases = set(model.version_aliases) | (set() if earlier else {_DEFAULT})
         for version in earlier:
             self._take_aliases(version, aliases)
-        model.name = name
-        latest = max((int(version.version_id) for version in earlier), default=0)
-        model.version_id = str(self._store.next_number(f"{name}@", latest))
         model.version_aliases[:] = sorted(aliases)
         model.create_time.CopyFrom(earlier[0].create_time if earlier else messages.now())
         model.version_create_time.CopyFrom(messages.now())

@@ -13,6 +13,7 @@ import aiohttp
 import grpc
 
 from . import images
+from .artifacts import managed_uri
 from .errors import FailedPreconditionError, ServiceError, UnavailableError
 from .processes import Process, last_lines
 from .runners import Runner
@@ -211,7 +212,7 @@ class ModelServer:
         return f"ended with exit status {status}; its log ends:\n{last_lines(self._log)}"
 
     def _variables(self) -> dict[str, str]:
-        # As a container on Vertex AI has them, with the uploaded artifacts themselves instead of a copy.
+        # As a container on Vertex AI has them.
         return {
             "AIP_ACCELERATOR_TYPE": "",
             "AIP_DEPLOYED_MODEL_ID": self.deployed_id,
@@ -223,6 +224,6 @@ class ModelServer:
             "AIP_MODEL_NAME": self.endpoint_id,
             "AIP_MODE_VERSION": "1.0.0",
             "AIP_PREDICT_ROUTE": self._predict_route,
-            "AIP_STORAGE_URI": self._model.artifact_uri,
+            "AIP_STORAGE_URI": managed_uri(self._model),
             "AIP_VERSION_NAME": self.deployed_id,
         }

@@ -54,7 +54,8 @@ def test_a_server_gets_the_variables_of_a_container(emulator: Emulator, pair: st
     [found] = emulator.predictions.predict(endpoint=pair, instances=["environment"]).predictions
     aip = dict(found)
     endpoint_id = pair.rpartition("/")[2]
-    assert aip["AIP_STORAGE_URI"] == ARTIFACTS
+    # Vertex AI's own copy of what was uploaded.
+    assert aip["AIP_STORAGE_URI"] == f"gs://vertex-managed-artifacts/{model}/1"
     assert (aip["AIP_MODE"], aip["AIP_ENDPOINT_ID"], aip["AIP_DEPLOYED_MODEL_ID"]) == (
         "PREDICTION",
         endpoint_id,

@@ -85,3 +85,18 @@ def test_a_deleted_model_is_gone(emulator: Emulator) -> None:
     emulator.models.delete_model(name=name).result(timeout=20)
     with pytest.raises(exceptions.NotFound, match="brief"):
         emulator.models.get_model(name=name)
+
+
+def test_a_version_has_a_copy_of_its_artifacts_until_it_is_deleted(emulator: Emulator) -> None:
+    uploaded = emulator.storage.bucket("models").blob("copied/code/net of 100 %.py")
+    uploaded.upload_from_string(b"as uploaded")
+    emulator.storage.bucket("models").blob("copied-not/model.mar").upload_from_string(b"another")
+    name = emulator.upload("copied", artifact_uri="gs://models/copied/").model
+    uploaded.upload_from_string(b"changed later")
+    [copy] = emulator.storage.list_blobs("vertex-managed-artifacts", prefix=f"{name}/")
+    assert copy.name == f"{name}/1/code/net of 100 %.py"
+    assert copy.download_as_bytes() == b"as uploaded"
+    assert emulator.models.get_model(name=name).artifact_uri == "gs://models/copied/"
+    emulator.models.delete_model(name=name).result(timeout=20)
+    assert not list(emulator.storage.list_blobs("vertex-managed-artifacts", prefix=f"{name}/"))
+    assert uploaded.download_as_bytes() == b"changed later"

@@ -106,6 +106,8 @@ class Endpoints:
                 f"The Endpoint {wanted.name!r} has changed since etag {wanted.etag}; read it again and retry"
             )
         messages.update(endpoint, wanted, request.update_mask, _CHANGEABLE)
+        if not endpoint.display_name:
+            raise InvalidArgumentError("endpoint.displayName is required")
         if "traffic_split" in request.update_mask.paths:
             _set_traffic(endpoint, dict(wanted.traffic_split))
         return self._save(endpoint)
@@ -250,8 +252,14 @@ def _set_traffic(endpoint: Any, traffic: Mapping[str, int]) -> None:
             f"trafficSplit names {', '.join(unknown)}, which {endpoint.name!r} has not deployed;"
             f" it has {', '.join(sorted(known)) or 'no model'}"
         )
+    negative = [key for key, share in traffic.items() if share < 0]
+    if negative:
+        raise InvalidArgumentError(
+            f"trafficSplit {dict(traffic)} of {endpoint.name!r} has {traffic[negative[0]]} for {negative[0]!r}:"
+            " a share is 0 to 100"
+        )
     # An endpoint that is to take no requests has no split.
-    if traffic and (sum(traffic.values()) != 100 or min(traffic.values()) < 0):
+    if traffic and sum(traffic.values()) != 100:
         raise InvalidArgumentError(
             f"trafficSplit {dict(traffic)} of {endpoint.name!r} sums to {sum(traffic.values())}, not to 100"
         )

@@ -1,6 +1,7 @@
 """The filter expressions of list methods (https://google.aip.dev/160): ``state="ACTIVE" AND NOT labels.env:*``."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,6 +9,7 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
+from . import messages
 from .errors import InvalidArgumentError
 
 Matches = Callable[[Any], bool]
@@ -19,11 +21,12 @@ _TOKEN = re.compile(
     | (?P<comparator>!=|<=|>=|=|<|>|:)
     | (?P<bracket>[()])
     | (?P<minus>-)(?=[A-Za-z(])
-    | (?P<word>[^\s()"'=<>!:]+(?::(?=\d)[^\s()"'=<>!]*)?)
+    | (?P<word>\d+-\d+-\d+T[^\s()"'=<>!]*|[^\s()"'=<>!:]+)
     )""",
     re.VERBOSE,
 )
 _ORDERED = frozenset({"=", "!=", "<", ">", "<=", ">="})
+_WITH_WILDCARDS = "= != :"
 _DEEPEST = 50
 
 
@@ -78,9 +81,10 @@ class _Parser:
             raise self._fault(f"{self._tokens[0][1]!r} is not expected there")
         return matches
 
-    def _split(self) -> list[tuple[str, str]]:
+    def _split(self) -> deque[tuple[str, str]]:
         """Kinds and texts of the tokens, in order."""
-        tokens, position, length = [], 0, len(self._expression.rstrip())
+        tokens: deque[tuple[str, str]] = deque()
+        position, length = 0, len(self._expression.rstrip())
         while position < length:
             found = _TOKEN.match(self._expression, position)
             if not found:
@@ -136,15 +140,9 @@ class _Parser:
         return _compare(field, comparator, _unquoted(value), self._fault)
 
     def _field(self, name: str, comparator: str) -> Field:
-        if name == "labels" and comparator == ":":
-            # labels:KEY asks whether there is such a label.
-            return Field(lambda resource: " ".join(resource.labels), frozenset({":"}))
-        if name.startswith("labels."):
-            label = name.removeprefix("labels.")
-            return Field(lambda resource: resource.labels.get(label), frozenset({"=", "!=", ":"}))
-        field = self._fields.get(re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name))
-        known = ", ".join([*sorted(self._fields), "labels.KEY"])
+        field = _label_field(name) or self._fields.get(messages.snake_case(name))
         if not field:
+            known = ", ".join([*sorted(self._fields), "labels.KEY"])
             raise self._fault(f"{name!r} is no field that can be filtered by; these are: {known}")
         if comparator not in field.comparators:
             allowed = " ".join(sorted(field.comparators))
@@ -153,17 +151,30 @@ class _Parser:
 
     def _take(self, kind: str) -> str | None:
         if self._tokens and self._tokens[0][0] == kind:
-            return self._tokens.pop(0)[1]
+            return self._tokens.popleft()[1]
         return None
 
     def _take_word(self, word: str) -> bool:
         if self._tokens and self._tokens[0] == ("word", word):
-            self._tokens.pop(0)
+            self._tokens.popleft()
             return True
         return False
 
     def _fault(self, why: str) -> InvalidArgumentError:
         return InvalidArgumentError(f"Invalid filter {self._expression!r}: {why}")
+
+
+def _label_field(name: str) -> Field | None:
+    if name == "labels":
+        # labels:KEY asks whether there is such a label.
+        return text(lambda resource: " ".join(_labels(resource)) or None, ":")
+    label = name.removeprefix("labels.")
+    return text(lambda resource: _labels(resource).get(label), _WITH_WILDCARDS) if label != name else None
+
+
+def _labels(resource: Any) -> Mapping[str, str]:
+    """Those of a resource; some kinds, such as schedules, have none."""
+    return getattr(resource, "labels", {})
 
 
 def _compare(field: Field, comparator: str, wanted: str, fault: Callable[[str], InvalidArgumentError]) -> Matches:

@@ -57,6 +57,7 @@ _FIELDS = {
     "pipeline_job_user_id": filters.text(lambda job: messages.last_segment(job.name), _WILD),
     "state": filters.text(_state_of),
     "template_uri": filters.text(lambda job: job.template_uri, _WILD),
+    "template_metadata.version": filters.text(lambda job: job.template_metadata.version, _WILD),
     "schedule_name": filters.text(lambda job: job.schedule_name),
     **{name: filters.time(name) for name in ("create_time", "update_time", "end_time")},
 }

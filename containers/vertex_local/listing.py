@@ -13,11 +13,16 @@ from .filters import Field, parse
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1000
+_TOKEN = re.compile(r"from ([0-9]+)")
 _ORDER = re.compile(r"(?P<field>[A-Za-z_]+)(?:\s+(?P<direction>asc|desc))?")
 
 
 def page(
-    resources: Sequence[Any], request: Any, fields: Mapping[str, Field], order_fields: Sequence[str]
+    resources: Sequence[Any],
+    request: Any,
+    fields: Mapping[str, Field],
+    order_fields: Sequence[str],
+    order_value: Callable[[Any, str], Any] = getattr,
 ) -> tuple[list[Any], str]:
     """The page that a list request asks for, and the token of the next one ("" at the end).
 
@@ -26,13 +31,14 @@ def page(
         request: with ``filter``, ``order_by``, ``page_size``, ``page_token`` and ``read_mask``, as far as it has them.
         fields: what ``filter`` may compare.
         order_fields: what ``order_by`` may name.
+        order_value: what a resource has for such a field, a text or a timestamp.
 
     Raises:
         InvalidArgumentError: a filter or an order that the service does not know, or a token that it did not give.
     """
     matches = parse(request.filter, fields)
     found = [resource for resource in resources if matches(resource)]
-    _sort(found, getattr(request, "order_by", ""), order_fields)
+    _sort(found, getattr(request, "order_by", ""), order_fields, order_value)
     if request.page_size < 0:
         raise InvalidArgumentError(f"pageSize {request.page_size} must not be negative")
     start = _offset(request.page_token)
@@ -41,7 +47,7 @@ def page(
     return [_masked(resource, mask) for resource in found[start:end]], _token(end) if end < len(found) else ""
 
 
-def _sort(resources: list[Any], order_by: str, fields: Sequence[str]) -> None:
+def _sort(resources: list[Any], order_by: str, fields: Sequence[str], value_of: Callable[[Any, str], Any]) -> None:
     # From the last key to the first: sorting keeps the order of what is equal.
     for part in reversed(order_by.split(",") if order_by.strip() else []):
         order = _ORDER.fullmatch(part.strip())
@@ -50,15 +56,11 @@ def _sort(resources: list[Any], order_by: str, fields: Sequence[str]) -> None:
             raise InvalidArgumentError(
                 f"Invalid orderBy {order_by!r}: {', '.join(fields)}, each alone or with asc or desc, joined by commas"
             )
-        resources.sort(key=_sort_key(name), reverse=order["direction"] == "desc")
+        resources.sort(key=lambda resource: _sort_key(value_of(resource, name)), reverse=order["direction"] == "desc")
 
 
-def _sort_key(field: str) -> Callable[[Any], Any]:
-    def key(resource: Any) -> Any:
-        value = getattr(resource, field)
-        return value if isinstance(value, str) else (value.seconds, value.nanos)
-
-    return key
+def _sort_key(value: Any) -> Any:
+    return value if isinstance(value, str) else (value.seconds, value.nanos)
 
 
 def _masked(resource: Any, mask: Any) -> Any:
@@ -79,6 +81,9 @@ def _offset(token: str) -> int:
     if not token:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(token).decode().removeprefix("from "))
+        given = _TOKEN.fullmatch(base64.urlsafe_b64decode(token).decode())
     except ValueError:
-        raise InvalidArgumentError(f"pageToken {token!r} is not one that this list gave") from None
+        given = None
+    if not given or token != _token(offset := int(given[1])):
+        raise InvalidArgumentError(f"pageToken {token!r} is not one that this list gave")
+    return offset

@@ -37,7 +37,7 @@ def from_fields(message_class: Any, fields: Any) -> Any:
     message = message_class()
     try:
         json_format.ParseDict(fields, message)
-    except json_format.ParseError as fault:
+    except (json_format.ParseError, OverflowError) as fault:  # the latter of integers greater than any double
         raise InvalidArgumentError(f"Invalid JSON payload received. {_in_words_of_the_service(str(fault))}") from fault
     return message
 

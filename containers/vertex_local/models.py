@@ -10,7 +10,7 @@ from .operations import Operations
 from .runners import Runner
 from .store import Collection, Store
 
-_MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}|[1-9][0-9]*")
+_MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 # As the documentation of MergeVersionAliasesRequest has it.
 _ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9-]")
 _DEFAULT = "default"
@@ -76,7 +76,7 @@ class Models:
         return self._operations.start(name, metadata, lambda: self._register(name, request))
 
     def get_model(self, request: Any) -> Any:
-        return self.version(request.name)
+        return self._answer(request.name)
 
     def list_models(self, request: Any) -> Any:
         """The default version of each model."""
@@ -90,23 +90,34 @@ class Models:
 
     def list_model_versions(self, request: Any) -> Any:
         """All versions of a model, newest first."""
-        versions = [self._with_deployments(version) for version in self._existing(request.name)[::-1]]
-        found, token = listing.page(versions, request, {}, ("create_time", "update_time"))
+        versions = [
+            _named_with_version(self._with_deployments(version)) for version in self._existing(request.name)[::-1]
+        ]
+        found, token = listing.page(
+            versions,
+            request,
+            {},
+            ("create_time", "update_time"),
+            lambda version, field: getattr(version, f"version_{field}"),
+        )
         return messages.ListModelVersionsResponse(models=found, next_page_token=token)
 
     def update_model(self, request: Any) -> Any:
         """Changes the model, or one version where the name has ``@VERSION``.
 
         Raises:
-            AbortedError: the request's etag is not the model's: somebody changed it since it was read.
+            AbortedError: the request's etag is no version's: somebody changed it since it was read.
             FailedPreconditionError: a version's field is to be changed in the model, or the other way round.
+            InvalidArgumentError: a field that cannot be changed, or no display name.
         """
-        named = self.version(request.model.name.removesuffix("@-"))
-        if request.model.etag and request.model.etag != named.etag:
+        name = request.model.name.removesuffix("@-")
+        named = self.version(name)
+        one_version = "@" in name
+        changing = [named] if one_version else self._versions_of(named.name)
+        if request.model.etag and request.model.etag not in {version.etag for version in changing}:
             raise AbortedError(
-                f"The Model {named.name!r} has changed since etag {request.model.etag}; read it again and retry"
+                f"The Model {name!r} has changed since etag {request.model.etag}; read it again and retry"
             )
-        one_version = not request.model.name.endswith("@-") and "@" in request.model.name
         mine, others = (_OF_A_VERSION, _OF_THE_MODEL) if one_version else (_OF_THE_MODEL, _OF_A_VERSION)
         for path in request.update_mask.paths:
             if path in others and path not in mine:
@@ -114,36 +125,48 @@ class Models:
                     f"{path} is a field of {'the model' if one_version else 'a version'}:"
                     f" give it with the name {named.name + ('' if one_version else '@VERSION')!r}"
                 )
-        changing = [named] if one_version else self._versions_of(named.name)
         for version in changing:
+            labels = dict(version.labels)
             messages.update(version, request.model, request.update_mask, mine)
+            if version.version_id != named.version_id:
+                # Every version keeps its own; what the model is given shows in its default version
+                # (github.com/googleapis/python-aiplatform/issues/3049).
+                version.labels.clear()
+                version.labels.update(labels)
+            if not version.display_name:
+                raise InvalidArgumentError("model.displayName is required")
         for version in changing:
             self._save(version)
-        return self.version(f"{named.name}@{named.version_id}")
+        return self._answer(name)
 
     def merge_version_aliases(self, request: Any) -> Any:
         """Gives aliases to a version, taking them from any other; ``-ALIAS`` takes one away."""
         version = self._named_version(request.name)
         aliases = list(request.version_aliases)
         _check_aliases([alias.removeprefix("-") for alias in aliases])
-        if f"-{_DEFAULT}" in aliases and _DEFAULT in version.version_aliases:
+        added = {alias for alias in aliases if not alias.startswith("-") and f"-{alias}" not in aliases}
+        removed = {alias[1:] for alias in aliases if alias.startswith("-") and alias[1:] not in aliases}
+        if _DEFAULT in removed and _DEFAULT in version.version_aliases:
             raise InvalidArgumentError(
                 f"The alias {_DEFAULT!r} cannot be taken from {request.name!r}: give it to another version instead"
             )
-        added = {alias for alias in aliases if not alias.startswith("-") and f"-{alias}" not in aliases}
-        removed = {alias[1:] for alias in aliases if alias.startswith("-") and alias[1:] not in aliases}
         for other in self._versions_of(version.name):
             self._take_aliases(other, added)
         version.version_aliases[:] = sorted((set(version.version_aliases) | added) - removed)
         self._save(version)
-        return self._with_deployments(version)
+        return _named_with_version(self._with_deployments(version))
 
     def delete_model(self, request: Any) -> Any:
         """Forgets a model with all its versions.
 
         Raises:
             FailedPreconditionError: a version of it is deployed.
+            InvalidArgumentError: the name says a version.
         """
+        if "@" in request.name:
+            raise InvalidArgumentError(
+                f"name {request.name!r} must be a model's, not a version's: models.deleteVersion deletes that"
+            )
 
         async def delete() -> None:
             versions = self._existing(request.name)
@@ -188,12 +211,14 @@ class Models:
 
     async def _register(self, name: str, request: Any) -> Any:
         model = request.model
-        latest = max((int(version.version_id) for version in self._versions_of(name)), default=0)
+        latest = max((int(version.version_id) for version in self._before(name, request)), default=0)
         model.name, model.version_id = name, str(self._store.next_number(f"{name}@", latest))
-        await self._artifacts.copy(model)
-        earlier = self._versions_of(name)
-        if earlier and not request.parent_model:
-            raise _already_exists(name)
+        try:
+            await self._artifacts.copy(model)
+            earlier = self._before(name, request)  # it may have changed meanwhile
+        except BaseException:
+            await self._artifacts.delete(model)
+            raise
         aliases = set(model.version_aliases) | (set() if earlier else {_DEFAULT})
         for version in earlier:
             self._take_aliases(version, aliases)
@@ -207,22 +232,33 @@ class Models:
         self._save(model)
         return messages.UploadModelResponse(model=name, model_version_id=model.version_id)
 
+    def _before(self, name: str, request: Any) -> list[Any]:
+        """The versions that a new one joins: none of a new model, some of a parent model."""
+        if request.parent_model:
+            return self._existing(name)
+        if self._versions_of(name):
+            raise AlreadyExistsError(
+                f"The Model {name!r} already exists; parentModel adds a version to it under the same name"
+            )
+        return []
+
     def _name_for(self, request: Any) -> str:
         if request.parent_model:
             name: str = request.parent_model.partition("@")[0]
             if not name.startswith(f"{request.parent}/models/"):
                 raise InvalidArgumentError(f"parentModel {request.parent_model!r} is not a model of {request.parent!r}")
-            self._existing(name)
-            return name
-        model_id = request.model_id or messages.new_id()
-        if not _MODEL_ID.fullmatch(model_id):
+        elif request.model_id and not _MODEL_ID.fullmatch(request.model_id):
             raise InvalidArgumentError(
-                f"modelId {model_id!r}: up to 63 of a-z, 0-9, _ and -, not beginning with a digit or -"
+                f"modelId {request.model_id!r}: up to 63 of a-z, 0-9, _ and -, not beginning with a digit or -"
             )
-        name = f"{request.parent}/models/{model_id}"
-        if self._versions_of(name):
-            raise _already_exists(name)
+        else:
+            name = f"{request.parent}/models/{request.model_id or messages.new_id()}"
+        self._before(name, request)
         return name
+
+    def _answer(self, name: str) -> Any:
+        version = self.version(name)
+        return _named_with_version(version) if "@" in name else version
 
     def _existing(self, name: str) -> list[Any]:
         versions = self._versions_of(name.partition("@")[0])
@@ -268,10 +304,10 @@ class Models:
         return version
 
 
-def _already_exists(name: str) -> AlreadyExistsError:
-    return AlreadyExistsError(
-        f"The Model {name!r} already exists; parentModel adds a version to it under the same name"
-    )
+def _named_with_version(version: Any) -> Any:
+    """As a version is answered that was asked for as such (ListModelVersionsResponse says so)."""
+    version.name = f"{version.name}@{version.version_id}"
+    return version
 
 
 def _check_aliases(aliases: Any) -> None:

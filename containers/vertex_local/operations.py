@@ -28,6 +28,7 @@ class Operations:
     def __init__(self, store: Store) -> None:
         self._operations = Collection(store, "Operation", operations_pb2.Operation)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
         for operation in self._operations.all():
             if not operation.done:
                 self._fail(operation, code_pb2.ABORTED, "The emulator ended before the operation.")
@@ -50,7 +51,8 @@ class Operations:
         return messages.copy_of(operation)
 
     async def stop(self) -> None:
-        """Gives up what is pending."""
+        """Gives up what is pending; the next start marks it as failed."""
+        self._stopping = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -110,7 +112,8 @@ class Operations:
         except ServiceError as error:
             self._fail(operation, error.rpc_code, error.message)
         except asyncio.CancelledError:
-            self._fail(operation, code_pb2.CANCELLED, f"The operation {operation.name!r} was cancelled.")
+            if not self._stopping:
+                self._fail(operation, code_pb2.CANCELLED, f"The operation {operation.name!r} was cancelled.")
         except Exception as fault:
             _log.exception("operation %s", operation.name)
             self._fail(operation, code_pb2.INTERNAL, f"{type(fault).__name__}: {fault}")

@@ -1,5 +1,6 @@
 """PredictionService: passes requests on to the model servers, bytes as they are."""
 
+import json
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,10 @@ class Predictions:
         name = request.endpoint
         request.ClearField("endpoint")
         answer = await self.predict_body(name, messages.render(request).encode())
-        return messages.parse(messages.PredictResponse, answer.content)
+        fields = json.loads(answer.content)
+        # What else a model's server says has no place in the message.
+        known = {field.json_name for field in messages.PredictResponse.DESCRIPTOR.fields} & fields.keys()
+        return messages.from_fields(messages.PredictResponse, {name: fields[name] for name in known})
 
     async def raw_predict(self, request: Any) -> Any:
         """As ``raw_predict_body``."""

@@ -101,8 +101,9 @@ class Collection:
         ]
 
     def put(self, name: str, message: Any) -> None:
+        body = messages.render(message)  # first: what JSON cannot carry is not to be listed either
+        self._store.write(self._kind, name, body)
         self._messages[name] = messages.copy_of(message)
-        self._store.write(self._kind, name, messages.render(message))
 
     def delete(self, name: str) -> None:
         del self._messages[name]

@@ -1,4 +1,6 @@
 import contextlib
+import http.client
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from google.api_core import exceptions
+from google.api_core.future import polling
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform, aiplatform_v1, storage
 
@@ -51,12 +56,12 @@ class Emulator:
         container |= fields.pop("container_spec", {})
         model = {"display_name": "ndvi", "artifact_uri": ARTIFACTS, "container_spec": container, **fields}
         request = {"parent": PARENT, "model": model, "model_id": model_id, "parent_model": parent_model}
-        return self.models.upload_model(request).result(timeout=20)
+        return result_of(self.models.upload_model(request))
 
     def endpoint(self, **fields: Any) -> str:
         """Makes an endpoint and gives its name."""
         endpoint = {"display_name": "ndvi", **fields}
-        name: str = self.endpoints.create_endpoint(parent=PARENT, endpoint=endpoint).result(timeout=20).name
+        name: str = result_of(self.endpoints.create_endpoint(parent=PARENT, endpoint=endpoint)).name
         return name
 
     def deploy(self, endpoint: str, model: str, traffic: dict[str, int] | None = None, **fields: Any) -> Any:
@@ -66,7 +71,35 @@ class Emulator:
         operation = self.endpoints.deploy_model(
             {"endpoint": endpoint, "deployed_model": deployed, "traffic_split": traffic or {}}
         )
-        return operation.result(timeout=60).deployed_model
+        return result_of(operation).deployed_model
+
+    def http(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """A plain request: the HTTP code and the JSON of the answer."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+
+def result_of(operation: Any) -> Any:
+    """The response of an operation, asked for more often than the clients do, who wait for a second at least."""
+    return operation.result(timeout=60, polling=polling.DEFAULT_POLLING.with_delay(initial=0.05, maximum=0.1))
+
+
+@contextlib.contextmanager
+def refused(status: str, message: str) -> Iterator[None]:
+    """Expects a call to fail with this canonical status, and with a text that matches ``message``."""
+    with pytest.raises(exceptions.GoogleAPICallError, match=message) as caught:
+        yield
+    error = caught.value
+    # REST has classes by HTTP code alone, BadRequest for both INVALID_ARGUMENT and FAILED_PRECONDITION, and the
+    # status in the body. Failed operations and gRPC have a class for each status.
+    if isinstance(error.response, requests.Response):
+        body = error.response.json()["error"]
+        assert (body["status"], body["code"]) == (status, error.code)
+    else:
+        assert error.grpc_status_code
+        assert error.grpc_status_code.name == status
 
 
 def free_ports() -> int:

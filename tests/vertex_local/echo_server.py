@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -66,11 +67,13 @@ def main(http_port: int, grpc_port: int) -> None:
     if "FAULT" in os.environ:
         sys.stdout.write("loading the model\n")
         sys.exit(os.environ["FAULT"])
+    time.sleep(float(os.environ.get("LOADING_S", "0")))
     # A child of the server's own, as worker processes are, which has to end with it too, and does not when asked.
     subprocess.Popen(["sh", "-c", "trap '' TERM; exec sleep 600"])
     sys.stdout.write("listening\n")
     sys.stdout.flush()
-    grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Backwards()])
+    limits = [("grpc.max_receive_message_length", -1)]
+    grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Backwards()], options=limits)
     grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
     grpc_server.start()
     ThreadingHTTPServer(("127.0.0.1", http_port), Handler).serve_forever()

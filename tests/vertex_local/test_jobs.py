@@ -1,6 +1,7 @@
 # mypy: disable-error-code="untyped-decorator"
 # kfp has no types, so its decorators have none either.
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform, aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import NUMBERED, PARENT, Emulator, until
+from .conftest import NUMBERED, PARENT, Emulator, refused, until
 
 State = aiplatform_v1.PipelineTaskDetail.State
 IMAGE = "registry/local/images/steps:1"
@@ -215,3 +216,155 @@ def test_wrong_parameters_are_refused(
         submit(emulator, compiled["good"], "refused", **parameters)
     with pytest.raises(exceptions.NotFound, match="refused"):
         emulator.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/refused")
+
+
+def listed(emulator: Emulator, **fields: Any) -> list[str]:
+    """The ids of the jobs that were made for lists, in the order in which they are listed."""
+    condition = " AND ".join(["labels.listed:*", *filter(None, [fields.pop("filter", "")])])
+    request = {"parent": PARENT, "filter": condition, **fields}
+    return [job.name.rpartition("/")[2] for job in emulator.jobs.list_pipeline_jobs(request)]
+
+
+def _has_ended(emulator: Emulator, name: str) -> bool:
+    return bool(emulator.jobs.get_pipeline_job(name=name).end_time)
+
+
+@pytest.fixture(scope="module")
+def ended(emulator: Emulator, compiled: Compiled) -> dict[str, Any]:
+    """Three jobs that have ended, one after the other: list-1 and list-3 cancelled, list-2 failed."""
+    for number, (pipeline, label) in enumerate((("long", "a"), ("bad", "a"), ("long", "b")), 1):
+        job = {
+            "display_name": f"nightly run {number}",
+            "pipeline_spec": yaml.safe_load(Path(compiled[pipeline]).read_text()),
+            "runtime_config": {"gcs_output_directory": "gs://staging/root"},
+            "labels": {"listed": label},
+        }
+        emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id=f"list-{number}")
+        name = f"{PARENT}/pipelineJobs/list-{number}"
+        if pipeline == "long":
+            emulator.jobs.cancel_pipeline_job(name=name)
+        until(partial(_has_ended, emulator, name))
+    return {job.name.rpartition("/")[2]: job for job in emulator.jobs.list_pipeline_jobs(parent=PARENT)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        ("", ["list-3", "list-2", "list-1"]),
+        ('state="PIPELINE_STATE_CANCELLED"', ["list-3", "list-1"]),
+        ("state!=PIPELINE_STATE_CANCELLED", ["list-2"]),
+        ("labels.listed=a", ["list-2", "list-1"]),
+        ("labels.listed:b", ["list-3"]),
+        ("labels:listed", ["list-3", "list-2", "list-1"]),
+        ('display_name="nightly run 2"', ["list-2"]),
+        ('display_name:"nightly*"', ["list-3", "list-2", "list-1"]),
+        ('displayName:"*run 1"', ["list-1"]),
+        ("display_name:nightly AND display_name:3", ["list-3"]),
+        ('display_name:"*weekly*"', []),
+        ("pipeline_name=long", ["list-3", "list-1"]),
+        ("pipeline_name!=long", ["list-2"]),
+        ('pipeline_job_user_id:"list-*" AND NOT pipeline_job_user_id="list-2"', ["list-3", "list-1"]),
+        ("pipeline_name=bad OR labels.listed=b", ["list-3", "list-2"]),
+        ("template_uri:* AND template_metadata.version:v2", []),
+        ("create_time>2020-05-18T13:30:00Z", ["list-3", "list-2", "list-1"]),
+        ('end_time<"2020-05-18T13:30:00Z"', []),
+    ],
+)
+def test_jobs_are_listed_by_filter(emulator: Emulator, ended: dict[str, Any], condition: str, ids: list[str]) -> None:
+    assert listed(emulator, filter=condition) == ids
+
+
+@pytest.mark.slow
+def test_jobs_are_listed_by_time(emulator: Emulator, ended: dict[str, Any]) -> None:
+    def moment(job_id: str, field: str) -> str:
+        return str(getattr(ended[job_id], field).rfc3339())
+
+    second = moment("list-2", "create_time")
+    assert listed(emulator, filter=f'create_time="{second}"') == ["list-2"]
+    assert listed(emulator, filter=f'create_time!="{second}"') == ["list-3", "list-1"]
+    assert listed(emulator, filter=f'create_time<"{second}"') == ["list-1"]
+    assert listed(emulator, filter=f'create_time<="{second}"') == ["list-2", "list-1"]
+    assert listed(emulator, filter=f"create_time>{second}") == ["list-3"]
+    assert listed(emulator, filter=f"create_time>={second}") == ["list-3", "list-2"]
+    assert listed(emulator, filter=f'end_time>"{moment("list-1", "end_time")}" AND create_time<={second}') == ["list-2"]
+    assert listed(emulator, filter=f"update_time>={moment('list-3', 'update_time')}") == ["list-3"]
+    with refused("INVALID_ARGUMENT", "'last week' is no time such as"):
+        listed(emulator, filter='create_time>"last week"')
+
+
+@pytest.mark.slow
+def test_jobs_are_listed_in_order_and_by_pages(emulator: Emulator, ended: dict[str, Any]) -> None:
+    for order in ("create_time", "createTime asc", "update_time", "end_time", "end_time asc, create_time desc"):
+        assert listed(emulator, order_by=order, page_size=2) == ["list-1", "list-2", "list-3"]
+    assert listed(emulator, order_by="create_time desc") == ["list-3", "list-2", "list-1"]
+    with refused("INVALID_ARGUMENT", "orderBy 'state': create_time, update_time, end_time, start_time"):
+        listed(emulator, order_by="state")
+    with refused("INVALID_ARGUMENT", "'colour' is no field .* pipeline_job_user_id, pipeline_name"):
+        listed(emulator, filter="colour=red")
+    mask = {"paths": ["name", "state"]}
+    [seen] = emulator.jobs.list_pipeline_jobs({"parent": PARENT, "filter": "labels.listed=b", "read_mask": mask})
+    assert (seen.name, seen.state) == (ended["list-3"].name, ended["list-3"].state)
+    assert not seen.pipeline_spec
+    assert not seen.display_name
+
+
+@pytest.mark.slow
+def test_what_has_ended_is_not_cancelled_and_what_is_not_there_not_found(
+    emulator: Emulator, ended: dict[str, Any]
+) -> None:
+    with refused("FAILED_PRECONDITION", "list-1' has ended: PIPELINE_STATE_CANCELLED"):
+        emulator.jobs.cancel_pipeline_job(name=ended["list-1"].name)
+    absent = f"{PARENT}/pipelineJobs/absent"
+    for call in (
+        emulator.jobs.cancel_pipeline_job,
+        emulator.jobs.delete_pipeline_job,
+        emulator.jobs.get_pipeline_job,
+    ):
+        with refused("NOT_FOUND", "pipelineJobs/absent"):
+            call(name=absent)
+
+
+@pytest.mark.slow
+def test_the_sdk_submits_waits_lists_and_deletes(emulator: Emulator, compiled: Compiled) -> None:
+    job = aiplatform.PipelineJob(
+        display_name="by the sdk",
+        template_path=compiled["good"],
+        job_id="sdk-1",
+        # A bucket that does not exist yet: of one that does the SDK asks Resource Manager for the owner.
+        pipeline_root="gs://sdk-jobs-1/root",
+        parameter_values={"count": 4},
+        enable_caching=False,
+        labels={"by": "sdk"},
+    )
+    job.submit(service_account="steps@local.iam.gserviceaccount.com")
+    assert job.resource_name == f"{NUMBERED}/pipelineJobs/sdk-1"
+    assert emulator.storage.bucket("sdk-jobs-1").exists()
+    job.wait()
+    assert job.done()
+    assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_SUCCEEDED
+    seen = emulator.jobs.get_pipeline_job(name=job.resource_name)
+    assert seen.service_account == "steps@local.iam.gserviceaccount.com"
+    assert (seen.display_name, seen.labels["by"]) == ("by the sdk", "sdk")
+    assert aiplatform.PipelineJob.get(job.resource_name).task_details[1].execution.metadata["output:Output"] == 4
+    [found] = aiplatform.PipelineJob.list(
+        filter='display_name="by the sdk" AND state=PIPELINE_STATE_SUCCEEDED', order_by="create_time desc"
+    )
+    assert found.resource_name == job.resource_name
+    job.delete()
+    with refused("NOT_FOUND", "sdk-1"):
+        aiplatform.PipelineJob.get(job.resource_name)
+    assert aiplatform.PipelineJob.list(filter='display_name="by the sdk"') == []
+
+
+@pytest.mark.slow
+def test_the_sdk_cancels_what_it_submitted(emulator: Emulator, compiled: Compiled) -> None:
+    job = aiplatform.PipelineJob(
+        display_name="cancelled", template_path=compiled["long"], job_id="sdk-2", pipeline_root="gs://sdk-jobs-2/root"
+    )
+    job.submit(service_account="steps@local.iam.gserviceaccount.com")
+    job.cancel()
+    job.wait()  # which takes a cancelled job for one that has succeeded
+    assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED
+    assert job.has_failed is False
+    assert job.gca_resource.error.message == "The PipelineJob was cancelled."

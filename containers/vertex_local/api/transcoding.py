@@ -1,8 +1,9 @@
 """HTTP requests as request messages, by the rules of google.api.http."""
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from containers.vertex_local import messages
@@ -10,6 +11,8 @@ from containers.vertex_local.errors import InvalidArgumentError
 
 from .methods import HttpRule, Method
 
+# As the service's own JSON parser has it.
+_DEEPEST = 100
 # Parameters that every Google API takes (https://cloud.google.com/apis/docs/system-parameters).
 _SYSTEM = re.compile(
     r"\$?(alt|callback|fields|key|prettyPrint|quotaUser|\.xgafv)|access_token|oauth_token|upload(Type|_protocol)"
@@ -42,17 +45,38 @@ def request_message(
         if not _SYSTEM.fullmatch(name):
             _place(fields, descriptor, name, text)
     _put(fields, rule.field.split("."), path_value)
+    _spell_masks(fields, descriptor)
     return messages.from_fields(method.request, fields)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(body or b"{}")
-    except ValueError as fault:
+        content = json.loads(body or b"{}", parse_constant=_refuse, parse_float=_finite)
+        _check_depth(content, _DEEPEST)
+    except (ValueError, RecursionError) as fault:
         raise InvalidArgumentError(f"Invalid JSON payload received. {fault}") from fault
     if not isinstance(content, dict):
         raise InvalidArgumentError("Invalid JSON payload received. The body is to be a JSON object.")
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"The number {text[:20]} is greater than any that a double holds")
+    return number
+
+
+def _check_depth(value: Any, levels: int) -> None:
+    if isinstance(value, dict | list):
+        if not levels:
+            raise ValueError(f"It has more than {_DEEPEST} levels of objects and arrays")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, levels - 1)
 
 
 def _place(fields: dict[str, Any], descriptor: Any, name: str, text: str) -> None:
@@ -70,28 +94,37 @@ def _place(fields: dict[str, Any], descriptor: Any, name: str, text: str) -> Non
     value: Any = text
     if found.type == found.TYPE_BOOL and text in {"true", "false"}:
         value = text == "true"
-    if descriptor and descriptor.full_name == "google.protobuf.FieldMask":
-        # Either spelling is taken; protobuf's own JSON has camelCase only.
-        value = re.sub(r"_([a-z])", lambda letter: letter[1].upper(), text)
     if found.is_repeated:
-        value = [*_get(fields, path), value]
-    _put(fields, path, value)
+        values = _inner(fields, path[:-1]).setdefault(path[-1], [])
+        if not isinstance(values, list):
+            raise InvalidArgumentError(f"Invalid JSON payload received. '{name}' is to be an array, not {values!r}")
+        values.append(value)
+    else:
+        _put(fields, path, value)
+
+
+def _spell_masks(fields: dict[str, Any], descriptor: Any) -> None:
+    """Field masks in camelCase, which is all that protobuf's own JSON knows; the service takes either spelling."""
+    for field in descriptor.fields:
+        if field.message_type and field.message_type.full_name == "google.protobuf.FieldMask":
+            for name in {field.name, field.json_name} & set(fields):
+                if isinstance(fields[name], str):
+                    fields[name] = re.sub(r"_([a-z])", lambda letter: letter[1].upper(), fields[name])
 
 
 def _field(descriptor: Any, name: str) -> Any:
     return next((field for field in descriptor.fields if name in {field.name, field.json_name}), None)
 
 
-def _get(fields: Mapping[str, Any], path: list[str]) -> Any:
-    for part in path[:-1]:
-        fields = fields.get(part, {})
-    return fields.get(path[-1], [])
-
-
 def _put(fields: dict[str, Any], path: list[str], value: Any) -> None:
-    for part in path[:-1]:
+    _inner(fields, path[:-1])[path[-1]] = value
+
+
+def _inner(fields: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """The object at a path, made where there is none."""
+    for part in path:
         inner = fields.setdefault(part, {})
         if not isinstance(inner, dict):
             raise InvalidArgumentError(f"Invalid JSON payload received. '{part}' is to be an object, not {inner!r}")
         fields = inner
-    fields[path[-1]] = value
+    return fields

@@ -2,7 +2,6 @@
 # kfp has no types, so its decorators have none either.
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,7 @@ def show(
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def wait_for(path: str) -> None:
+    import time
     from pathlib import Path
 
     print("waiting")  # noqa: T201

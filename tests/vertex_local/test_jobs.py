@@ -46,6 +46,7 @@ def clean_up(outcome: dsl.PipelineTaskFinalStatus) -> None:
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def sleep() -> None:
+    import time
 
     time.sleep(600)
 

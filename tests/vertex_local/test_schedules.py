@@ -1,7 +1,7 @@
 # mypy: disable-error-code="untyped-decorator"
 # kfp has no types, so its decorators have none either.
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -164,6 +164,17 @@ class Clock:
                 self.schedules.tick(begin + timedelta(minutes=minute, seconds=second))
         return self.schedules.get(name)
 
+    def play(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Plays a scenario in an event loop, and ends what it has left running."""
+
+        async def with_end() -> None:
+            try:
+                await scenario()
+            finally:
+                await self.end()
+
+        asyncio.run(with_end())
+
     def started(self) -> int:
         return len(self.jobs.all())
 
@@ -192,9 +203,8 @@ def test_a_schedule_runs_each_time_until_its_count_is_reached(clock: Clock) -> N
         assert {job.schedule_name for job in clock.jobs.all()} == {name}
         with pytest.raises(Exception, match="COMPLETED"):
             clock.schedules.pause_schedule(messages.PauseScheduleRequest(name=name))
-        await clock.end()
 
-    asyncio.run(scenario())
+    clock.play(scenario)
 
 
 def test_a_run_over_the_limit_of_active_ones_is_skipped(clock: Clock) -> None:
@@ -205,9 +215,8 @@ def test_a_run_over_the_limit_of_active_ones_is_skipped(clock: Clock) -> None:
         assert (after.started_run_count, clock.started()) == (1, 1)
         assert after.last_scheduled_run_response.run_response.startswith("Skipped: 1")
         assert after.next_run_time.ToDatetime(UTC) == begin + timedelta(minutes=3)
-        await clock.end()
 
-    asyncio.run(scenario())
+    clock.play(scenario)
 
 
 def test_a_run_over_the_limit_waits_where_queueing_is_allowed(clock: Clock) -> None:
@@ -222,9 +231,8 @@ def test_a_run_over_the_limit_waits_where_queueing_is_allowed(clock: Clock) -> N
             clock.schedules.tick(begin + timedelta(minutes=2, seconds=30))
             assert clock.started() == count
         assert clock.schedules.get(name).next_run_time.ToDatetime(UTC) == begin + timedelta(minutes=3)
-        await clock.end()
 
-    asyncio.run(scenario())
+    clock.play(scenario)
 
 
 @pytest.mark.parametrize(("catch_up", "runs"), [(False, 0), (True, 3)])
@@ -242,20 +250,18 @@ def test_what_a_pause_missed_is_made_up_for_on_request(clock: Clock, catch_up: b
         for _ in range(5):
             clock.schedules.tick(begin - timedelta(seconds=1))
         assert clock.started() == runs
-        await clock.end()
 
-    asyncio.run(scenario())
+    clock.play(scenario)
 
 
 def test_an_end_completes_a_schedule(clock: Clock) -> None:
     async def scenario() -> None:
-        end = datetime.now(UTC) + timedelta(minutes=2, seconds=30)
+        end = datetime.now(UTC).replace(second=30) + timedelta(minutes=2)
         name = clock.create(endTime=end.isoformat())
         after = clock.run(name, 5)
         assert (after.state, after.started_run_count) == (State.COMPLETED, 2)
-        await clock.end()
 
-    asyncio.run(scenario())
+    clock.play(scenario)
 
 
 @pytest.mark.slow

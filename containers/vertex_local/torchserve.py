@@ -96,7 +96,8 @@ def _fetch(uri: str, store: Path) -> str:
         return str(error)
     if not (store / _ARCHIVE).is_file():
         return (
-            f"there is no {_ARCHIVE} directly under {uri!r}, the model's artifactUri; archive the model under that name"
+            f"there is no {_ARCHIVE} directly under the model's artifactUri, of which {uri!r} is the copy;"
+            " archive the model under that name"
         )
     return ""
 

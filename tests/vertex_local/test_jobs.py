@@ -1,6 +1,5 @@
 # mypy: disable-error-code="untyped-decorator"
 # kfp has no types, so its decorators have none either.
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any

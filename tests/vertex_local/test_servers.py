@@ -348,7 +348,7 @@ def test_torchserve_without_an_archive_says_so(emulator: Emulator, java: None) -
     emulator.storage.bucket(BUCKET).blob("other/other.mar").upload_from_string(archive())
     spec = {"image_uri": f"{PREBUILT}/pytorch-gpu.2-3", "grpc_ports": []}
     model = emulator.upload(container_spec=spec, artifact_uri=f"gs://{BUCKET}/other").model
-    with pytest.raises(exceptions.FailedPrecondition, match=rf"no model\.mar directly under 'gs://{BUCKET}/other'"):
+    with pytest.raises(exceptions.FailedPrecondition, match=r"no model\.mar directly under the model's artifactUri"):
         emulator.deploy(emulator.endpoint(), model)
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import uvicorn
 
-from . import docker, storage
+from . import storage
 from .errors import StartError
 from .processes import Process
-from .runners import ProcessRunner, Runner
+from .servers import docker
+from .servers.runners import ProcessRunner, Runner
 from .store import Store
 
 _DEFAULT_PORT = 8901

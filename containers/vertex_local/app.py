@@ -18,16 +18,16 @@ from .api.methods import OPERATIONS
 from .api.rest import Rest, error_answer
 from .artifacts import Artifacts
 from .console import Console
-from .endpoints import Endpoints
 from .errors import NotFoundError
-from .fleet import Fleet
-from .jobs import Jobs
-from .models import Models
-from .operations import Operations
-from .predictions import Predictions
 from .projects import Projects
-from .runners import Runner
-from .schedules import Schedules
+from .servers.fleet import Fleet
+from .servers.runners import Runner
+from .services.endpoints import Endpoints
+from .services.jobs import Jobs
+from .services.models import Models
+from .services.operations import Operations
+from .services.predictions import Predictions
+from .services.schedules import Schedules
 from .store import Collection, Store
 
 # A page of another site must not reach this service through a name of its own that resolves to 127.0.0.1.

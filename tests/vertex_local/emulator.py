@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from containers.vertex_local import __main__, images
+from containers.vertex_local import __main__
+from containers.vertex_local.servers import images
 
 _ECHO = str(Path(__file__).with_name("echo_server.py"))
 

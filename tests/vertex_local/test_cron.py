@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.vertex_local.cron import Cron
 from containers.vertex_local.errors import InvalidArgumentError
+from containers.vertex_local.services.cron import Cron
 
 MOMENTS = st.datetimes(datetime(2025, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))
 

@@ -8,8 +8,9 @@ from google.protobuf import timestamp_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.vertex_local import filters, messages
+from containers.vertex_local import messages
 from containers.vertex_local.errors import InvalidArgumentError
+from containers.vertex_local.services import filters
 
 FIELDS = {
     "display_name": filters.text(lambda model: model.display_name, "= != :"),

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.vertex_local import filters, listing, messages
+from containers.vertex_local import messages
 from containers.vertex_local.errors import InvalidArgumentError
+from containers.vertex_local.services import filters, listing
 
 FIELDS = {"display_name": filters.text(lambda model: model.display_name)}
 ORDER = ("display_name", "create_time", "update_time")

@@ -15,10 +15,10 @@ from google.protobuf import json_format
 from kfp import compiler, dsl
 
 from containers.vertex_local import messages
-from containers.vertex_local.jobs import Jobs
-from containers.vertex_local.operations import Operations
 from containers.vertex_local.projects import Projects
-from containers.vertex_local.schedules import Schedules
+from containers.vertex_local.services.jobs import Jobs
+from containers.vertex_local.services.operations import Operations
+from containers.vertex_local.services.schedules import Schedules
 from containers.vertex_local.store import Store
 
 from .conftest import NUMBERED, PARENT, Emulator, start, stop, until

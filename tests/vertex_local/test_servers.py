@@ -21,14 +21,15 @@ import pytest
 from google.api_core import exceptions
 from google.longrunning import operations_pb2
 
-from containers.vertex_local import images, messages
+from containers.vertex_local import messages
 from containers.vertex_local.app import VertexLocal
-from containers.vertex_local.environment import variables_of
 from containers.vertex_local.errors import InternalError, InvalidArgumentError, UnavailableError
-from containers.vertex_local.fleet import Fleet
 from containers.vertex_local.processes import Process
-from containers.vertex_local.relay import relay
-from containers.vertex_local.runners import ProcessRunner
+from containers.vertex_local.servers import images
+from containers.vertex_local.servers.environment import variables_of
+from containers.vertex_local.servers.fleet import Fleet
+from containers.vertex_local.servers.relay import relay
+from containers.vertex_local.servers.runners import ProcessRunner
 from containers.vertex_local.store import Store
 
 from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, start, stop, store_artifacts, until

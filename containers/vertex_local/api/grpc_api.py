@@ -7,9 +7,8 @@ from typing import Any
 
 import grpc
 
-from containers.vertex_local.errors import InternalError, ServiceError
-from containers.vertex_local.projects import Projects
-
+from ..errors import InternalError, ServiceError
+from ..projects import Projects
 from .methods import Method, implemented
 
 _log = logging.getLogger(__name__)

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from containers.vertex_local import messages
-from containers.vertex_local.errors import InternalError, NotFoundError, ServiceError, UnimplementedError
-from containers.vertex_local.predictions import Predictions
-from containers.vertex_local.projects import Projects
-
+from .. import messages
+from ..errors import InternalError, NotFoundError, ServiceError, UnimplementedError
+from ..projects import Projects
+from ..services.predictions import Predictions
 from .methods import HttpRule, Method, implemented, methods_of
 from .transcoding import request_message
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from containers.vertex_local import messages
-from containers.vertex_local.errors import InvalidArgumentError
-
+from .. import messages
+from ..errors import InvalidArgumentError
 from .methods import HttpRule, Method
 
 # As the service's own JSON parser has it.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..fleet import Fleet
-from ..server import ServerStatus
+from ..servers.fleet import Fleet
+from ..servers.server import ServerStatus
 
 
 @dataclass(frozen=True)

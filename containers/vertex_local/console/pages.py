@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from ..endpoints import Endpoints
 from ..errors import NotFoundError
-from ..fleet import Fleet
-from ..jobs import Jobs
-from ..models import Models
 from ..processes import last_lines
-from ..schedules import Schedules
+from ..servers.fleet import Fleet
+from ..services.endpoints import Endpoints
+from ..services.jobs import Jobs
+from ..services.models import Models
+from ..services.schedules import Schedules
 from . import text
 from .artifacts import File, Shelf
 from .deployments import EndpointView, ModelView

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import aiohttp
 import grpc
 
+from ..artifacts import managed_uri
+from ..errors import FailedPreconditionError, ServiceError, UnavailableError
+from ..processes import Process, last_lines
 from . import images
-from .artifacts import managed_uri
-from .errors import FailedPreconditionError, ServiceError, UnavailableError
-from .processes import Process, last_lines
 from .runners import Runner
 
 _log = logging.getLogger(__name__)

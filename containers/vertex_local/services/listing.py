@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf import field_mask_pb2
 
-from . import messages
-from .errors import InvalidArgumentError
+from .. import messages
+from ..errors import InvalidArgumentError
 from .filters import Field, parse
 
 _DEFAULT_PAGE = 100

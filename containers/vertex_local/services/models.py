@@ -3,12 +3,13 @@
 import re
 from typing import Any
 
-from . import filters, listing, messages
-from .artifacts import Artifacts
-from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from .. import messages
+from ..artifacts import Artifacts
+from ..errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from ..servers.runners import Runner
+from ..store import Collection, Store
+from . import filters, listing
 from .operations import Operations
-from .runners import Runner
-from .store import Collection, Store
 
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 # As the documentation of MergeVersionAliasesRequest has it.

@@ -12,13 +12,14 @@ from typing import Any
 
 from google.protobuf import empty_pb2, json_format
 
-from . import filters, listing, messages
-from .errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
-from .messages import PipelineState, TaskState
+from .. import messages
+from ..errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from ..messages import PipelineState, TaskState
+from ..processes import Process, last_lines, reason
+from ..projects import Projects
+from ..store import Collection, Store
+from . import filters, listing
 from .operations import Operations
-from .processes import Process, last_lines, reason
-from .projects import Projects
-from .store import Collection, Store
 
 _log = logging.getLogger(__name__)
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import filters, listing, messages
-from .errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
-from .fleet import Fleet
+from .. import messages
+from ..errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from ..servers.fleet import Fleet
+from ..store import Collection
+from . import filters, listing
 from .models import Models
 from .operations import Operations
-from .store import Collection
 
 _ENDPOINT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}")
 _DEPLOYED_ID = re.compile(r"[0-9]{1,10}")

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from .errors import InvalidArgumentError
+from ..errors import InvalidArgumentError
 
 _LINE = re.compile(r"(?:(?:CRON_)?TZ=(?P<zone>\S+)\s+)?(?P<fields>.*\S)\s*", re.DOTALL)
 # The five fields of crontab(5); CronSim knows more, which the service does not.

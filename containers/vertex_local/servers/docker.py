@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..errors import InvalidArgumentError, StartError
+from ..processes import free_ports
 from .environment import expand, variables_of
-from .errors import InvalidArgumentError, StartError
-from .processes import free_ports
 from .relay import relay
 from .runners import Launch
 

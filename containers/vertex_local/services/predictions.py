@@ -10,9 +10,8 @@ import grpc
 import simdjson
 from google.api import httpbody_pb2
 
-from . import messages
-from .endpoints import Endpoints
-from .errors import (
+from .. import messages
+from ..errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InternalError,
@@ -22,8 +21,9 @@ from .errors import (
     UnavailableError,
     from_grpc,
 )
-from .fleet import Fleet
-from .server import ModelServer
+from ..servers.fleet import Fleet
+from ..servers.server import ModelServer
+from .endpoints import Endpoints
 
 # Limits of public endpoints: earth-engine-contract, section 4.3; the unit is 10^6 bytes.
 _SHARED_LIMIT, _DEDICATED_LIMIT = 1_500_000, 10_000_000

@@ -7,13 +7,14 @@ from typing import Any
 
 from google.protobuf import empty_pb2, timestamp_pb2
 
-from . import filters, listing, messages
+from .. import messages
+from ..errors import FailedPreconditionError, InvalidArgumentError, ServiceError
+from ..messages import ScheduleState
+from ..store import Collection, Store
+from . import filters, listing
 from .cron import Cron
-from .errors import FailedPreconditionError, InvalidArgumentError, ServiceError
 from .jobs import Jobs, check_job
-from .messages import ScheduleState
 from .operations import Operations
-from .store import Collection, Store
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
-from . import messages
-from .errors import FailedPreconditionError, InvalidArgumentError, ServiceError
-from .store import Collection, Store
+from .. import messages
+from ..errors import FailedPreconditionError, InvalidArgumentError, ServiceError
+from ..store import Collection, Store
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
-from . import messages
-from .errors import InvalidArgumentError
+from .. import messages
+from ..errors import InvalidArgumentError
 
 Matches = Callable[[Any], bool]
 """Whether a resource is wanted."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..errors import InvalidArgumentError
+from ..processes import free_ports
 from . import images
 from .environment import variables_of
-from .errors import InvalidArgumentError
-from .processes import free_ports
 
 
 @dataclass(frozen=True)

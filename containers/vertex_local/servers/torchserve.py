@@ -1,4 +1,6 @@
-"""A real TorchServe in place of Google's prebuilt PyTorch images: ``python -m containers.vertex_local.torchserve``.
+"""A real TorchServe in place of Google's prebuilt PyTorch images.
+
+``python -m containers.vertex_local.servers.torchserve`` is the command.
 
 As in the container, AIP_STORAGE_URI says where ``model.mar`` lies and AIP_HTTP_PORT where to listen. What it keeps on
 this machine's disk lies in a folder of its own, which goes when it ends.
@@ -16,8 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from .errors import FailedPreconditionError
-from .processes import free_ports
+from ..errors import FailedPreconditionError
+from ..processes import free_ports
 
 _PROGRAM = Path(sys.executable).with_name("torchserve")
 _ARCHIVE = "model.mar"
@@ -41,7 +43,7 @@ _JAVA_ENDS_MS = 3000
 def command(http_port: int, grpc_port: int) -> list[str]:
     """The command line of this program."""
     ports = ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
-    return [sys.executable, "-m", "containers.vertex_local.torchserve", *ports]
+    return [sys.executable, "-m", "containers.vertex_local.servers.torchserve", *ports]
 
 
 def check_installed(image_uri: str) -> None:
@@ -66,7 +68,7 @@ def check_installed(image_uri: str) -> None:
 
 def main() -> int:
     """Runs TorchServe to its end; 1 when there is no archive to serve."""
-    parser = argparse.ArgumentParser(prog="python -m containers.vertex_local.torchserve")
+    parser = argparse.ArgumentParser(prog="python -m containers.vertex_local.servers.torchserve")
     parser.add_argument("--http-port", type=int, default=os.environ.get("AIP_HTTP_PORT"))
     parser.add_argument("--grpc-port", type=int, default=7070)
     arguments = parser.parse_args()

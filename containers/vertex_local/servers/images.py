@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..errors import InvalidArgumentError
 from . import torchserve
-from .errors import InvalidArgumentError
 
 ImageCommand = Callable[[int, int], list[str]]
 """From an HTTP port and a gRPC port to the command line of a server that listens on them."""

@@ -1,0 +1,1 @@
+"""The services: what each method of Vertex AI does here."""

@@ -45,6 +45,7 @@ benchmark: $(READY)
 	$(BIN)/python -m benchmarks.steps --framework pytorch
 	$(BIN)/python -m benchmarks.steps --framework tensorflow
 	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.emulator
 
 # The golden files that tests hold the compiled templates against.
 templates: $(READY)

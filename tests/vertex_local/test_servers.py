@@ -463,9 +463,11 @@ def test_docker_runs_the_image_itself(tmp_path: Path, image: str) -> None:
         plain = emulator.upload(container_spec={**spec, "args": []}).model
         emulator.deploy(endpoint, plain, {"0": 100}, id="1")
         # Both listen on 8080.
-        emulator.deploy(endpoint, emulator.upload(container_spec=spec).model, {"1": 0, "0": 100}, id="2")
+        model = emulator.upload(container_spec=spec).model
+        emulator.deploy(endpoint, model, {"1": 0, "0": 100}, id="2")
+        copy = f"gs://vertex-managed-artifacts/{model}/1"
         answer = emulator.predictions.predict(endpoint=endpoint, instances=[1])
-        assert list(answer.predictions) == ["weights", "PREDICTION", "8080", "gs://models/ndvi"]
+        assert list(answer.predictions) == ["weights", "PREDICTION", "8080", copy]
         emulator.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id="2", traffic_split={"1": 100}).result()
         until(lambda: len(containers_of(state)) == 1)
         answer = emulator.predictions.predict(endpoint=endpoint, instances=[1])

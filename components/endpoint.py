@@ -11,7 +11,7 @@ from components.vertex import READ_AGAIN, Vertex, explained, wait
 
 _SECONDS = 1800
 # What a new endpoint may have for an id (aiplatform_v1, CreateEndpointRequest.endpoint_id).
-_ID = re.compile(r"[0-9]{1,10}|[a-z][a-z0-9-]{0,61}[a-z0-9]")
+_ID = re.compile(r"[1-9][0-9]{0,8}|[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Vertex AI's own ids are longer.
 _FOUND_BY = re.compile(r"[a-z0-9-]+|projects/.+")
 
@@ -37,7 +37,7 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> str:
     if not _ID.fullmatch(name):
         raise VertexError(
             f"endpoint {name!r} does not exist and cannot be an endpoint's id; allowed for a new one: lower case "
-            "letters, digits and dashes that begin with a letter, or up to 10 digits"
+            "letters, digits and dashes that begin with a letter, or up to 9 digits that do not begin with 0"
         )
     with explained(f"create endpoint {name}"):
         try:

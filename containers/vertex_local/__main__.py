@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +22,7 @@ from .servers.runners import ProcessRunner, Runner
 from .store import Store
 
 _DEFAULT_PORT = 8901
+_ANY = ("0.0.0.0", "::")  # noqa: S104
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Open connections, such as a client's pool, are cut after this time at the end.
 _GRACE_S = 1
@@ -82,7 +83,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     with _listen(arguments.host, arguments.port, "--port") as listener, closing(Store(directory)) as store:
         _configure_log(directory / "log" / "emulator.log")
         os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
-        os.environ["VERTEX_EMULATOR_HOST"] = f"127.0.0.1:{arguments.port}"
+        host = "127.0.0.1" if arguments.host in _ANY else _bracketed(arguments.host)
+        os.environ["VERTEX_EMULATOR_HOST"] = f"{host}:{arguments.port}"
         storage_server = await _start_storage(arguments, directory)
         try:
             async with _runner(arguments.runner, directory) as runner:
@@ -132,19 +134,26 @@ async def _serve_api(
     # uvicorn raises the signal that ended it once more; that must not end this process while Cloud Storage still runs.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(_until_ended(server, listener))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.005)
-    if server.started:
-        print(  # noqa: T201
-            f"Vertex AI answers at http://{_bracketed(arguments.host)}:{arguments.port} (gRPC: {grpc_port}),"
-            f" its state is in {directory}",
-            f"export VERTEX_EMULATOR_HOST={os.environ['VERTEX_EMULATOR_HOST']}",
-            f"export STORAGE_EMULATOR_HOST={os.environ['STORAGE_EMULATOR_HOST']}",
-            sep="\n",
-            flush=True,
-        )
+    if not server.started:
+        await serving
+        raise StartError(f"the services did not start; why is in {directory / 'log' / 'emulator.log'}")
+    print(  # noqa: T201
+        f"Vertex AI answers at http://{_bracketed(arguments.host)}:{arguments.port} (gRPC: {grpc_port}),"
+        f" its state is in {directory}",
+        f"export VERTEX_EMULATOR_HOST={os.environ['VERTEX_EMULATOR_HOST']}",
+        f"export STORAGE_EMULATOR_HOST={os.environ['STORAGE_EMULATOR_HOST']}",
+        sep="\n",
+        flush=True,
+    )
     await serving
+
+
+async def _until_ended(server: uvicorn.Server, listener: socket.socket) -> None:
+    with suppress(SystemExit):  # how uvicorn says that it cannot start
+        await server.serve(sockets=[listener])
 
 
 def _bracketed(host: str) -> str:

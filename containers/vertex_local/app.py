@@ -15,6 +15,7 @@ from starlette.responses import Response
 from . import messages
 from .api.grpc_api import grpc_server
 from .api.methods import OPERATIONS
+from .api.origin import SameOrigin
 from .api.rest import Rest, error_answer
 from .artifacts import Artifacts
 from .console import Console
@@ -94,17 +95,22 @@ def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool)
         grpc = grpc_server(service.services, service.projects)
         grpc.add_insecure_port(grpc_address)
         await grpc.start()
-        service.start()
-        yield
-        await grpc.stop(None)
-        await service.stop()
+        try:
+            service.start()
+            yield
+        finally:
+            await grpc.stop(None)
+            await service.stop()
 
     hosts = _LOOPBACK_HOSTS if loopback_only else ["*"]
     rest = Rest(service.services, service.predictions, service.projects)
     return Starlette(
         routes=[*rest.routes(), *service.console.routes()],
         lifespan=lifespan,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(SameOrigin),
+        ],
         exception_handlers={HTTPException: _unknown_path},
     )
 

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from .api.methods import method_names, methods_of
+from .api.methods import implemented, method_names
 from .app import SERVICES
 
 README = Path(__file__).with_name("README.md")
@@ -27,7 +27,7 @@ def with_table(readme: str) -> str:
 
 def _row(service: str, implementation: type) -> str:
     names = method_names(service)
-    done = {method.name for method in methods_of(service) if hasattr(implementation, method.python_name)}
+    done = {method.name for method, _ in implemented({service: implementation})}
     here, missing = (", ".join(name for name in names if (name in done) == wanted) for wanted in (True, False))
     return f"| {service}, {len(done)} of {len(names)} | {here} | {missing} |"
 

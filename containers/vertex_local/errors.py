@@ -3,6 +3,7 @@
 ServiceError
   InvalidArgumentError     400  the request is wrong whatever the state of the service
   FailedPreconditionError  400  the request is right, the resource is not in the state for it
+  PermissionDeniedError    403  a page of another site asks
   NotFoundError            404  the resource named does not exist
   AlreadyExistsError       409  the id asked for is taken
   AbortedError             409  somebody else changed the resource first
@@ -51,6 +52,11 @@ class InvalidArgumentError(ServiceError):
 class FailedPreconditionError(ServiceError):
     http_code = 400
     status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class PermissionDeniedError(ServiceError):
+    http_code = 403
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class NotFoundError(ServiceError):

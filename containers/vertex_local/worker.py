@@ -8,6 +8,7 @@ kfp.local, in subprocesses. Nothing here imports the rest of the emulator: a job
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -64,21 +65,21 @@ class Report:
     def plan(self, tasks: Sequence[str]) -> None:
         self._write({"event": "plan", "tasks": tasks})
 
-    def start(self, task: str, inputs: Mapping[str, Any]) -> int:
-        """Announces a task; the number returned tells its runs apart, as a loop has several."""
+    def start(self, task: str, inputs: Mapping[str, Any]) -> str:
+        """Announces a task; the name returned is this run's own, as a loop has several, and its log's."""
         with self._lock:
             self._started += 1
-            run = self._started
-        self._write({"event": "task", "task": task, "run": run, "state": "RUNNING", "inputs": _values(inputs)})
-        return run
+            name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', task)}-{self._started}"
+        self._write({"event": "task", "task": task, "name": name, "state": "RUNNING", "inputs": _values(inputs)})
+        return name
 
-    def succeed(self, task: str, run: int, outputs: Mapping[str, Any]) -> None:
-        self._write({"event": "task", "task": task, "run": run, "state": "SUCCEEDED", "outputs": _values(outputs)})
+    def succeed(self, task: str, name: str, outputs: Mapping[str, Any]) -> None:
+        self._write({"event": "task", "task": task, "name": name, "state": "SUCCEEDED", "outputs": _values(outputs)})
 
-    def fail(self, task: str, run: int, log: str, fault: str = "") -> None:
-        """Announces a failure: ``fault``, or what the task's own program has written to ``log``."""
+    def fail(self, task: str, name: str, fault: str = "") -> None:
+        """Announces a failure: ``fault``, or else what the task's own program has written to its log."""
         self.failures += 1
-        self._write({"event": "task", "task": task, "run": run, "state": "FAILED", "error": fault, "log": log})
+        self._write({"event": "task", "task": task, "name": name, "state": "FAILED", "error": fault})
 
     def end(self, state: str, fault: str = "") -> None:
         self._write({"event": "end", "state": state, "error": fault})
@@ -97,10 +98,9 @@ class TaskLogs:
         self._directory = directory
         self._current = threading.local()
 
-    def begin(self, task: str, run: int) -> None:
-        """The tasks that this thread runs from now on write here."""
-        path = self._directory / f"{task}.log"
-        self._current.path = self._directory / f"{task}-{run}.log" if path.exists() else path
+    def begin(self, name: str) -> None:
+        """What this thread runs from now on writes to the log of that name."""
+        self._current.path = self._directory / f"{name}.log"
         self._current.path.touch()
 
     def run_subprocess(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
@@ -114,11 +114,6 @@ class TaskLogs:
                 env={**os.environ, **(env_vars or {})},
                 check=False,
             ).returncode
-
-    @property
-    def name(self) -> str:
-        name: str = self._current.path.name
-        return name
 
 
 def _run(spec: Any, job: Mapping[str, Any], job_directory: Path, report: Report) -> None:
@@ -147,17 +142,17 @@ def _reporting(execute: Callable[..., Any], report: Report, logs: TaskLogs) -> C
     def execute_single_task(**call: Any) -> Any:
         task = call["task_name"]
         inputs = OrchestratorUtils.make_task_arguments(call["task_spec"].inputs, call["io_store"])
-        run = report.start(task, inputs)
-        logs.begin(task, run)
+        name = report.start(task, inputs)
+        logs.begin(name)
         try:
             outputs, status = execute(**call)
         except Exception as fault:
-            report.fail(task, run, logs.name, f"{type(fault).__name__}: {fault}")
+            report.fail(task, name, f"{type(fault).__name__}: {fault}")
             raise
         if status == Status.SUCCESS:
-            report.succeed(task, run, outputs)
+            report.succeed(task, name, outputs)
         else:
-            report.fail(task, run, logs.name)
+            report.fail(task, name)
         return outputs, status
 
     return execute_single_task

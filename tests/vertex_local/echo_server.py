@@ -34,6 +34,17 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, b'{"predictions": [0]}')
         elif b"at length" in body:
             self._answer(200, b'{"predictions": ["%b"]}' % (b"x" * 1_500_000))
+        elif b"busy" in body:
+            self._answer(429, b"64 requests wait")
+        elif b"silent" in body:
+            self._answer(418, b"")
+        elif b"slowly" in body:
+            time.sleep(1.5)
+            self._answer(200, b'{"predictions": ["at last"]}')
+        elif b"trash" in body:
+            self._answer(200, b'{"predictions": [NaN]}')
+        elif b"spaced" in body:
+            self._answer(200, b' \n{"predictions": [1], "time": 3 }\r\n')
         elif b"environment" in body:
             aip = {name: value for name, value in os.environ.items() if name.startswith("AIP_")}
             self._answer(200, json.dumps({"predictions": [aip]}).encode())
@@ -56,6 +67,8 @@ class Backwards(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         def reverse(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if request == b"slowly":
+                time.sleep(1.5)
             if request == b"refuse":
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no input for {handler_call_details.method}")
             return request[::-1]

@@ -1,10 +1,15 @@
-"""The emulator with one image more: ``serving-echo``, a server of a few lines that starts at once."""
+"""The emulator with one image more: ``serving-echo``, a server of a few lines that starts at once.
 
+SHARED_TIMEOUT_S in the environment stands in for the 60 s of shared endpoints, which no test should wait for.
+"""
+
+import os
 import sys
 from pathlib import Path
 
 from containers.vertex_local import __main__
 from containers.vertex_local.servers import images
+from containers.vertex_local.services import predictions
 
 _ECHO = str(Path(__file__).with_name("echo_server.py"))
 
@@ -15,4 +20,6 @@ def echo(http_port: int, grpc_port: int) -> list[str]:
 
 if __name__ == "__main__":
     images.IMAGES["serving-echo"] = echo
+    if "SHARED_TIMEOUT_S" in os.environ:
+        predictions._SHARED_TIMEOUT_S = float(os.environ["SHARED_TIMEOUT_S"])
     sys.exit(__main__.main())

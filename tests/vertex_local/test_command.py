@@ -1,8 +1,11 @@
 # mypy: disable-error-code="untyped-decorator"
 # kfp has no types, so its decorators have none either.
+import contextlib
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.error
@@ -133,6 +136,51 @@ def test_a_second_emulator_on_the_same_state_is_refused(emulator: Emulator) -> N
     assert ended.returncode == 1
     assert ended.stderr.startswith("vertex_local: another emulator is using the state directory")
     assert str(emulator.state) in ended.stderr
+
+
+def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "resources.sqlite").write_text("no data base, and longer than the header of one" * 100)
+    for state, message in (("file", "cannot keep state in"), ("state", "cannot be read: file is not a database")):
+        ended = run(free_ports(), tmp_path / state)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith("vertex_local: ")
+        assert message in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_fault_at_the_start_ends_the_emulator(tmp_path: Path) -> None:
+    stop(start(tmp_path / "state"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "resources.sqlite")) as database, database:
+        body = '{"name": "e", "deployedModels": [{"id": "1", "model": "m", "modelVersionId": "1"}]}'
+        database.execute("INSERT INTO resources (kind, name, body) VALUES ('Endpoint', 'e', ?)", (body,))
+    ended = run(free_ports(), tmp_path / "state")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "the services did not start" in ended.stderr
+    assert "The Model 'm@1' does not exist" in (tmp_path / "state" / "log" / "emulator.log").read_text()
+
+
+def test_it_listens_on_loopback_alone(emulator: Emulator) -> None:
+    listening = subprocess.run(["ss", "-ltnH"], capture_output=True, text=True, check=True).stdout
+    # gRPC has IPv4 within IPv6.
+    addresses = [line.split()[3].replace("[::ffff:127.0.0.1]", "127.0.0.1") for line in listening.splitlines()]
+    for port in range(emulator.port, emulator.port + 3):
+        assert [address for address in addresses if address.endswith(f":{port}")] == [f"127.0.0.1:{port}"]
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_origin_is_refused(emulator: Emulator, origin: str) -> None:
+    body = b'{"displayName": "made by a page"}'
+    url = f"{emulator.url}/v1/{PARENT}/endpoints"
+    request = urllib.request.Request(url, body, headers={"Origin": origin})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)  # noqa: S310
+    with caught.value as error:
+        assert (error.code, json.load(error)["error"]["status"]) == (403, "PERMISSION_DENIED")
+    own = urllib.request.Request(emulator.url, headers={"Origin": emulator.url})  # noqa: S310
+    with urllib.request.urlopen(own) as answer:  # noqa: S310
+        assert answer.status == 200
 
 
 def test_a_foreign_host_name_is_refused(emulator: Emulator) -> None:

@@ -2,6 +2,7 @@
 # kfp has no types, so its decorators have none either.
 import http.client
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,12 @@ def test_an_endpoint_shows_its_models_and_their_logs(browser: Browser, emulator:
     assert "Serving" in browser.text("#deployed-71")
     assert browser.find("#deployed-72 h3 a").text == "console-model@2"
     assert endpoint in browser.text("#resource-name")
+    statuses = [browser.text(f"#deployed-{one}") for one in (71, 72)]
+    counts = [re.search(r"Requests\s+(\d+)\s+Failed\s+(\d+)\s+Restarts\s+(\d+)", status) for status in statuses]
+    found = [tuple(map(int, count.groups())) for count in counts if count]
+    assert [sum(column) for column in zip(*found, strict=True)] == [1, 0, 0]
+    code, _, log = get(emulator, f"{page(endpoint)}/logs/71")
+    assert (code, log.splitlines()[0]) == (200, b"listening")
     browser.find("#deployed-72 h3 a").click()
     assert browser.find("#version-1 .label").text == "default"
     browser.find("#version-2 dd a").click()
@@ -493,13 +500,50 @@ def test_only_files_of_artifacts_that_a_job_names_are_served(emulator: Emulator,
 
 def test_a_task_s_name_leads_to_no_log_but_its_own(emulator: Emulator, runs: dict[str, str], tmp_path: Path) -> None:
     emulator_log = (emulator.state / "log" / "emulator.log").read_text()
-    name = submit(emulator, named, "console-named", tmp_path, renamed={"refuse": "../../log/emulator"})
+    name = submit(emulator, named, "console-named", tmp_path, renamed={"refuse": "../../../../log/emulator"})
     finished(emulator, name)
     _, _, body = get(emulator, page(name))
-    assert b"../../log/emulator" in body
+    assert b"../../../../log/emulator" in body
     assert emulator_log.splitlines()[0].encode() not in body
     for task in emulator.jobs.get_pipeline_job(name=name).job_detail.task_details:
         assert emulator_log.encode() not in get(emulator, f"{page(name)}/logs/{task.task_id}")[2]
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def worker(loop: dsl.Output[dsl.Artifact]) -> None:
+    from pathlib import Path
+
+    print("the step's own words")  # noqa: T201
+    Path(loop.path).mkdir()
+    Path(loop.path, "loop").symlink_to("loop")
+    Path(loop.path, "seen.txt").write_text("seen")
+
+
+@dsl.pipeline(name="odd")
+def odd() -> None:
+    worker()
+    dsl.importer(artifact_uri="gs://models/" + "long" * 100, artifact_class=dsl.Artifact)
+
+
+def test_an_odd_artifact_and_a_step_called_worker_are_shown(emulator: Emulator, tmp_path: Path) -> None:
+    name = submit(emulator, odd, "console-odd", tmp_path)
+    finished(emulator, name)
+    code, _, body = get(emulator, page(name))
+    assert code == 200
+    assert b"seen.txt" in body
+    [task] = [
+        task for task in emulator.jobs.get_pipeline_job(name=name).job_detail.task_details if task.task_name == "worker"
+    ]
+    assert b"the step&#39;s own words" in body
+    assert b"the step's own words" in get(emulator, f"{page(name)}/logs/{task.task_id}")[2]
+
+
+def test_no_two_parts_of_the_overview_have_one_id(emulator: Emulator, endpoint: str) -> None:
+    emulator.endpoints.create_endpoint(
+        parent=PARENT, endpoint={"display_name": "same"}, endpoint_id="console-model"
+    ).result(timeout=20)
+    ids = re.findall(rb' id="([^"]+)"', get(emulator, "/")[2])
+    assert len(ids) == len(set(ids))
 
 
 def test_every_page_has_a_strict_policy(emulator: Emulator, runs: dict[str, str], endpoint: str) -> None:

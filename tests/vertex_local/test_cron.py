@@ -55,3 +55,8 @@ def test_any_text_is_a_cron_line_or_refused(line: str, after: datetime) -> None:
     except InvalidArgumentError:
         return
     assert cron.next_after(after) > after
+
+
+def test_a_time_after_the_calendar_s_end_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="never due after 9999"):
+        Cron.parse("0 0 1 1 *").next_after(datetime(9999, 12, 31, tzinfo=UTC))

@@ -190,7 +190,7 @@ def test_a_request_or_an_answer_over_the_limit_of_shared_endpoints_is_refused(em
 
 def test_grpc_reaches_the_model_over_rest(emulator: Emulator, pair: str) -> None:
     method = "/tensorflow.serving.PredictionService/Predict"
-    data = bytes(range(256)) * 10_000
+    data = bytes(range(256)) * 4_000
     answer = emulator.predictions.direct_raw_predict({"endpoint": pair, "method_name": method, "input": data})
     assert answer.output == data[::-1]
     with pytest.raises(exceptions.BadRequest, match=f"no input for {method}"):

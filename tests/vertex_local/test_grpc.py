@@ -90,8 +90,10 @@ def test_predictions_go_over_grpc(over_grpc: OverGrpc, endpoint: str) -> None:
     assert direct.output == b"elit"
 
 
-def test_a_message_over_the_default_of_grpc_goes_both_ways(emulator: Emulator, endpoint: str) -> None:
-    data = bytes(range(256)) * 40_000
+def test_a_message_over_the_default_of_grpc_goes_both_ways(emulator: Emulator) -> None:
+    endpoint = emulator.endpoint(dedicated_endpoint_enabled=True)
+    emulator.deploy(endpoint, emulator.upload().model, {"0": 100})
+    data = bytes(range(256)) * 20_000
     limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(f"127.0.0.1:{emulator.port + 2}", options=limits) as channel:
         client = OverGrpc(emulator, channel).predictions
@@ -177,3 +179,17 @@ def test_a_taken_grpc_port_is_named(tmp_path: Path) -> None:
     assert ended.stderr == (
         f"vertex_local: port {port + 2} is in use: stop what listens there, or give another --grpc-port\n"
     )
+
+
+@pytest.mark.parametrize("parent", ["", "foo", "a/../b/..", "projects/local/locations/..", "projects/../locations/x"])
+def test_a_name_that_is_none_is_refused(over_grpc: OverGrpc, parent: str) -> None:
+    job = aiplatform_v1.PipelineJob(runtime_config={"gcs_output_directory": "gs://staging/root"})
+    with refused("INVALID_ARGUMENT", f"CreatePipelineJob: parent '{parent}' is no name"):
+        over_grpc.jobs.create_pipeline_job(parent=parent, pipeline_job=job, pipeline_job_id="victim")
+    with refused("INVALID_ARGUMENT", "CreateEndpoint: parent"):
+        over_grpc.endpoints.create_endpoint(parent=parent, endpoint={"display_name": "a"})
+
+
+def test_a_path_that_leads_elsewhere_is_none(emulator: Emulator) -> None:
+    code, answer = emulator.http("GET", "/v1/projects/local/locations/../endpoints")
+    assert (code, answer["error"]["status"]) == (404, "NOT_FOUND")

@@ -10,7 +10,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform, aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import NUMBERED, PARENT, Emulator, refused, until
+from .conftest import NUMBERED, PARENT, Emulator, refused, result_of, until
 
 State = aiplatform_v1.PipelineTaskDetail.State
 IMAGE = "registry/local/images/steps:1"
@@ -111,7 +111,8 @@ def states(job: aiplatform.PipelineJob) -> dict[str, str]:
 
 
 def log(emulator: Emulator, job_id: str, task: str) -> str:
-    return (directory(emulator, job_id) / f"{task}.log").read_text()
+    [path] = directory(emulator, job_id).glob(f"{task}-*.log")
+    return path.read_text()
 
 
 def directory(emulator: Emulator, job_id: str) -> Path:
@@ -368,3 +369,53 @@ def test_the_sdk_cancels_what_it_submitted(emulator: Emulator, compiled: Compile
     assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED
     assert job.has_failed is False
     assert job.gca_resource.error.message == "The PipelineJob was cancelled."
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def diverge() -> float:
+    return float("nan")
+
+
+@dsl.pipeline(name="diverging")
+def diverging() -> None:
+    diverge()
+
+
+def test_a_result_that_is_no_number_is_kept_as_text(emulator: Emulator, tmp_path: Path) -> None:
+    compiler.Compiler().compile(diverging, str(tmp_path / "diverging.yaml"))
+    job = submit(emulator, str(tmp_path / "diverging.yaml"), "diverging-1")
+    job.wait()
+    [task] = job.task_details
+    assert dict(task.execution.metadata) == {"output:Output": "nan"}
+
+
+def test_a_job_is_made_again_as_soon_as_it_is_deleted(emulator: Emulator, compiled: Compiled) -> None:
+    for _ in range(4):
+        job = submit(emulator, compiled["good"], "again-1", count=2)
+        until(lambda: emulator.jobs.get_pipeline_job(name=f"{PARENT}/pipelineJobs/again-1").end_time, timeout_s=30)
+        assert job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_SUCCEEDED
+        result_of(emulator.jobs.delete_pipeline_job(name=f"{PARENT}/pipelineJobs/again-1"))
+
+
+def test_cancelling_twice_is_cancelling_once(emulator: Emulator, compiled: Compiled) -> None:
+    job = submit(emulator, compiled["long"], "twice-1")
+    until(lambda: states(job) == {"sleep": "RUNNING"})
+    for _ in range(2):
+        emulator.jobs.cancel_pipeline_job(name=job.resource_name)
+    until(lambda: job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED)
+    assert not processes_of(directory(emulator, "twice-1"))
+    result_of(emulator.jobs.delete_pipeline_job(name=job.resource_name))
+
+
+def test_what_the_service_says_of_a_job_is_not_taken_from_the_request(emulator: Emulator, compiled: Compiled) -> None:
+    job = {
+        "pipeline_spec": yaml.safe_load(Path(compiled["long"]).read_text()),
+        "runtime_config": {"gcs_output_directory": "gs://staging/root"},
+        "end_time": "2020-01-01T00:00:00Z",
+        "schedule_name": "mine",
+    }
+    made = emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="honest-1")
+    assert (made.end_time, made.schedule_name) == (None, "")
+    emulator.jobs.cancel_pipeline_job(name=made.name)
+    until(lambda: emulator.jobs.get_pipeline_job(name=made.name).end_time)
+    result_of(emulator.jobs.delete_pipeline_job(name=made.name))

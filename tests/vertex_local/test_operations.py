@@ -121,7 +121,11 @@ def test_operations_are_listed_by_whether_they_are_done(emulator: Emulator, slow
     assert listed("done=false") == [name]
     assert len(listed("done=true")) == 1
     assert len(listed("")) == 2
-    with refused("INVALID_ARGUMENT", "'error:\\*': done=true and done=false"):
+    first = emulator.models.list_operations({"name": resource, "page_size": 1})
+    assert [operation.name for operation in first.operations] == [name]
+    second = emulator.models.list_operations({"name": resource, "page_token": first.next_page_token})
+    assert (len(second.operations), second.next_page_token) == (1, "")
+    with refused("INVALID_ARGUMENT", "'error:\\*': 'error' is no field"):
         listed("error:*")
 
 

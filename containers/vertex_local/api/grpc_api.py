@@ -12,6 +12,8 @@ from ..projects import Projects
 from .methods import Method, implemented
 
 _log = logging.getLogger(__name__)
+# It travels in a header, of which gRPC's clients take 8 KB with all others; a model's server may say more.
+_LONGEST_MESSAGE = 4000
 _NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
 
 
@@ -31,8 +33,9 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
 
 def _handler(method: Method, answer: Callable[[Any], Any], projects: Projects) -> Any:
     async def behaviour(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        projects.number(request)
         try:
+            method.check_names(request)
+            projects.number(request)
             result = answer(request)
             return await result if inspect.isawaitable(result) else result
         except ServiceError as error:
@@ -46,4 +49,4 @@ def _handler(method: Method, answer: Callable[[Any], Any], projects: Projects) -
 
 
 def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> Awaitable[Any]:
-    return context.abort(error.status, error.message)
+    return context.abort(error.status, error.message[:_LONGEST_MESSAGE])

@@ -13,11 +13,15 @@ from typing import Any
 from google.cloud import aiplatform_v1
 from google.longrunning import operations_pb2
 
+from ..errors import InvalidArgumentError
+
 OPERATIONS = "Operations"
 _PACKAGE = "google.cloud.aiplatform_v1.services"
 # Every service of the library lists the paths of long-running operations alike.
 _LISTS_OPERATIONS = "EndpointService"
 _OF_ALL_SERVICES = {"GetLocation", "ListLocations", "GetIamPolicy", "SetIamPolicy", "TestIamPermissions"}
+# Names become paths on this machine: none may lead out of its folder.
+_SEGMENT = r"(?!\.\.?(?:[/:]|$))[^/]+"
 _TEMPLATE = re.compile(r"(?P<before>[^{]*)\{(?P<field>[\w.]+)=(?P<pattern>[^}]+)\}(?P<after>[^:]*)(?::(?P<verb>\w+))?")
 
 
@@ -28,6 +32,7 @@ class HttpRule:
     Attributes:
         verb: what follows the colon, "" where nothing does.
         field: the request's field that the path fills, dotted.
+        names: what that field may hold.
         body: the field that the body fills, "*" for the whole request, "" for none.
     """
 
@@ -35,6 +40,7 @@ class HttpRule:
     path: re.Pattern[str]
     verb: str
     field: str
+    names: re.Pattern[str]
     body: str
 
 
@@ -51,6 +57,21 @@ class Method:
     def python_name(self) -> str:
         """``upload_model`` for ``UploadModel``."""
         return _snake(self.name)
+
+    def check_names(self, request: Any) -> None:
+        """Refuses a request that names no resource as the method's paths have it, of which gRPC knows nothing.
+
+        Raises:
+            InvalidArgumentError: the field that a path would fill holds something else.
+        """
+        name = ""
+        for rule in self.rules:
+            name = request
+            for part in rule.field.split("."):
+                name = getattr(name, part)
+            if rule.names.fullmatch(name):
+                return
+        raise InvalidArgumentError(f"{self.name}: {rule.field} {name!r} is no name of a resource for this method")
 
     @property
     def grpc_path(self) -> str:
@@ -103,10 +124,11 @@ def _request_class(service: str, rpc: str) -> Any:
 def _rule(option: Mapping[str, str]) -> HttpRule:
     parts = _TEMPLATE.fullmatch(option["uri"])
     assert parts, option  # noqa: S101
-    pattern = re.escape(parts["pattern"]).replace(r"\*", "[^/]+")
+    pattern = re.escape(parts["pattern"]).replace(r"\*", _SEGMENT)
     verb = parts["verb"] or ""
     path = f"{re.escape(parts['before'])}({pattern}){re.escape(parts['after'])}{verb and ':' + verb}"
-    return HttpRule(option["method"].upper(), re.compile(path), verb, parts["field"], option.get("body", ""))
+    field, body = parts["field"], option.get("body", "")
+    return HttpRule(option["method"].upper(), re.compile(path), verb, field, re.compile(pattern), body)
 
 
 def _snake(name: str) -> str:

@@ -15,7 +15,7 @@ from ..errors import InternalError, NotFoundError, ServiceError, UnimplementedEr
 from ..projects import Projects
 from ..services.predictions import Predictions
 from .methods import HttpRule, Method, implemented, methods_of
-from .transcoding import request_message
+from .transcoding import check_query, request_message
 
 _log = logging.getLogger(__name__)
 _HTTP_METHODS = ["GET", "POST", "PATCH", "DELETE"]
@@ -76,6 +76,7 @@ class Rest:
         return await result if inspect.isawaitable(result) else result
 
     async def _pass_on(self, method: Method, path_value: str, request: Request) -> Response:
+        check_query(request.query_params.multi_items())
         content_type = request.headers.get("content-type", "application/json")
         answer = await self._bodies[method.name](
             self._projects.numbered(path_value), await request.body(), content_type

@@ -48,6 +48,17 @@ def request_message(
     return messages.from_fields(method.request, fields)
 
 
+def check_query(query: Iterable[tuple[str, str]]) -> None:
+    """Refuses parameters that are none of the system's, for methods whose body is the whole request.
+
+    Raises:
+        InvalidArgumentError: there is one.
+    """
+    for name, _ in query:
+        if not _SYSTEM.fullmatch(name):
+            raise _unknown_parameter(name)
+
+
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         content = json.loads(body or b"{}", parse_constant=_refuse, parse_float=_finite)
@@ -84,10 +95,7 @@ def _place(fields: dict[str, Any], descriptor: Any, name: str, text: str) -> Non
     for part in name.split("."):
         found = descriptor and _field(descriptor, part)
         if not found:
-            raise InvalidArgumentError(
-                f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.'
-                f" Field '{name}' could not be found in request message."
-            )
+            raise _unknown_parameter(name)
         path.append(found.json_name)
         descriptor = found.message_type
     value: Any = text
@@ -127,3 +135,10 @@ def _inner(fields: dict[str, Any], path: list[str]) -> dict[str, Any]:
             raise InvalidArgumentError(f"Invalid JSON payload received. '{part}' is to be an object, not {inner!r}")
         fields = inner
     return fields
+
+
+def _unknown_parameter(name: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f'Invalid JSON payload received. Unknown name "{name}": Cannot bind query parameter.'
+        f" Field '{name}' could not be found in request message."
+    )

@@ -1,5 +1,6 @@
 """The files of artifacts: where they lie on this machine, and how a page may show them."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ class File:
         """The beginning of a text file; nothing of another."""
         if self.media_type != _TEXT:
             return ""
-        with self.path.open("rb") as file:
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
             return file.read(_LONGEST_TEXT).decode(errors="replace")
+        return ""  # a step has taken it away
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class Shelf:
 
     def find(self, artifact: Any) -> Content | None:
         """The files of an aiplatform_v1.Artifact; none where it lies elsewhere or is not there yet."""
+        # A step may write links in a circle or names of any length, and takes files away while they are looked at.
+        with contextlib.suppress(OSError, RuntimeError):
+            return self._find(artifact)
+        return None
+
+    def _find(self, artifact: Any) -> Content | None:
         path = self._path(artifact.uri)
         if path is None or not self._is_inside(path):
             return None
@@ -87,8 +95,9 @@ class Shelf:
         for member in _members(path):
             if len(files) == _MOST_FILES:
                 return Content(tuple(files), is_folder=True, more=True)
-            if self._is_inside(member) and member.is_file():
-                files.append(_file(member, str(member.relative_to(path)), ""))
+            with contextlib.suppress(OSError, RuntimeError):
+                if self._is_inside(member) and member.is_file():
+                    files.append(_file(member, str(member.relative_to(path)), ""))
         return Content(tuple(files), is_folder=True)
 
     def _path(self, uri: str) -> Path | None:

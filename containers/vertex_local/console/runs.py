@@ -154,8 +154,7 @@ class Run:
         origins = self._origins()
         runs: dict[str, list[TaskRun]] = {}
         for detail in self.job.job_detail.task_details:
-            of_task = runs.setdefault(detail.task_name, [])
-            of_task.append(self._task_run(detail, is_first=not of_task, origins=origins))
+            runs.setdefault(detail.task_name, []).append(self._task_run(detail, origins))
         titles = {box.task: box.title for box in self.drawing.boxes}
         return {name: Step(name, titles.get(name, name), tuple(runs.get(name, ()))) for name in {**runs, **titles}}
 
@@ -211,9 +210,9 @@ class Run:
             if artifact.uri
         }
 
-    def _task_run(self, detail: Any, *, is_first: bool, origins: Mapping[str, str]) -> TaskRun:
-        # As worker.TaskLogs names them.
-        path = self._directory / f"{detail.task_name if is_first else detail.task_unique_name}.log"
+    def _task_run(self, detail: Any, origins: Mapping[str, str]) -> TaskRun:
+        # As worker.TaskLogs names it.
+        log = self._directory / f"{detail.task_unique_name}.log" if detail.task_unique_name else None
         parameters: dict[str, dict[str, Any]] = {"input": {}, "output": {}}
         for key, value in json_format.MessageToDict(detail.execution.metadata).items():
             direction, _, name = key.partition(":")
@@ -231,7 +230,7 @@ class Run:
                 sorted(self._artifacts(detail, "outputs", {}), key=lambda artifact: not artifact.is_seen)
             ),
             error=detail.error.message,
-            log=path if path.resolve().parent == self._directory.resolve() else None,
+            log=log,
             began=detail.start_time,
         )
 

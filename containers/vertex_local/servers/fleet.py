@@ -18,7 +18,7 @@ class Fleet:
         self._client = client
         self._log_directory = log_directory
         self._servers: dict[tuple[str, str], ModelServer] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[ModelServer, asyncio.Task[None]] = {}
 
     async def launch(self, endpoint: str, deployed: Any, model: Any) -> ModelServer:
         """Starts a server; it serves once ``add`` has been called with it.
@@ -39,29 +39,26 @@ class Fleet:
         self.add(endpoint, self._server(endpoint, deployed, model))
 
     def retire(self, endpoint: str, deployed_id: str) -> None:
-        """Ends a server in the background."""
+        """Ends a server in the background, when it has answered the requests that it has."""
         server = self._servers.pop((endpoint, deployed_id), None)
         if server:
-            task = asyncio.create_task(server.stop())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[server] = task = asyncio.create_task(server.retire())
+            task.add_done_callback(lambda _: self._retiring.pop(server, None))
 
     def get(self, endpoint: str, deployed_id: str) -> ModelServer:
-        """The server of a deployed model.
-
-        Raises:
-            UnavailableError: it is starting, or has ended.
-        """
-        server = self._servers[endpoint, deployed_id]
-        server.check_running()
-        return server
+        """The server of a deployed model, which may be starting, or may have ended."""
+        return self._servers[endpoint, deployed_id]
 
     def status(self, endpoint: str, deployed_id: str) -> ServerStatus:
         """How the server of a deployed model fares; KeyError where there is no such deployed model."""
         return self._servers[endpoint, deployed_id].status
 
     async def stop(self) -> None:
-        await asyncio.gather(*self._retiring, *(server.stop() for server in self._servers.values()))
+        retiring = dict(self._retiring)
+        for task in retiring.values():
+            task.cancel()
+        await asyncio.gather(*retiring.values(), return_exceptions=True)
+        await asyncio.gather(*(server.stop() for server in (*retiring, *self._servers.values())))
 
     def _server(self, endpoint: str, deployed: Any, model: Any) -> ModelServer:
         return ModelServer(endpoint, deployed, model, self._runner, self._client, self._log_directory)

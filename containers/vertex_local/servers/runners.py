@@ -27,16 +27,16 @@ class Runner(Protocol):
         """Makes sure that it can be run, as far as that is known before.
 
         Raises:
-            InvalidArgumentError: never, as it stands.
-            FailedPreconditionError: not on this machine as it is.
+            InvalidArgumentError: no machine can run it as it stands.
+            FailedPreconditionError: this machine cannot run it as it is.
         """
 
     def launch(self, container_spec: Any, aip: Mapping[str, str]) -> Launch:
         """The command for one more server; ``aip`` are Vertex AI's variables except for AIP_HTTP_PORT.
 
         Raises:
-            InvalidArgumentError: never, as it stands.
-            FailedPreconditionError: not on this machine as it is.
+            InvalidArgumentError: no machine can run it as it stands.
+            FailedPreconditionError: this machine cannot run it as it is.
         """
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _FIRST_POLL_S, _LAST_POLL_S = 0.05, 0.5
 # Before a server that has ended is started again; from the first pause again once it has served for a while.
 _FIRST_PAUSE_S, _LAST_PAUSE_S, _PROVEN_S = 0.5, 30.0, 60.0
+# An answer may take as long as a request to a shared endpoint.
+_LAST_ANSWER_S = 60.0
 _NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 State = Literal["starting", "serving", "restarting"]
@@ -39,7 +42,7 @@ class ServerStatus:
     Attributes:
         state: starting for the first time, serving, or on its way back after it has ended.
         restarts: how often it was started again.
-        requests: predictions asked of it.
+        requests: predictions that were sent its way, also while it was not there.
         failures: those of them without an answer, or with one that was an error.
         log: what it writes, over all restarts.
     """
@@ -68,11 +71,13 @@ class ModelServer:
         route = f"/v1/endpoints/{endpoint_id}/deployedModels/{deployed.id}"
         routes = images.prebuilt_routes(spec.image_uri) or images.Routes(route, f"{route}:predict")
         self.deployed_id: str = deployed.id
+        self.title = f"The deployed model {deployed.id!r} of {endpoint!r}"
         self.endpoint_id = endpoint_id
-        self.requests = 0
-        self.failures = 0
         self.channel: grpc.aio.Channel | None = None
-        self._log = log_directory / f"{endpoint_id}-{deployed.id}.log"
+        _, project, _, location, *_ = endpoint.split("/")
+        self._log = log_directory / project / location / f"{endpoint_id}-{deployed.id}.log"
+        self._requests = self._failures = 0
+        self._in_flight: set[object] = set()
         self._runner = runner
         self._client = client
         self._model = model
@@ -99,7 +104,7 @@ class ModelServer:
 
     @property
     def status(self) -> ServerStatus:
-        return ServerStatus(self._state(), self._restarts, self.requests, self.failures, self._log)
+        return ServerStatus(self._state(), self._restarts, self._requests, self._failures, self._log)
 
     async def start(self) -> None:
         """Starts the process and waits until it is healthy.
@@ -124,6 +129,27 @@ class ModelServer:
         """Sees to it from now on that the server runs, until it is stopped."""
         self._keeper = asyncio.create_task(self._keep())
 
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Counts the prediction that is made within, as a failure where it raises a ServiceError."""
+        this = object()
+        self._requests += 1
+        self._in_flight.add(this)
+        try:
+            yield
+        except ServiceError:
+            self._failures += 1
+            raise
+        finally:
+            self._in_flight.remove(this)
+
+    async def retire(self) -> None:
+        """Stops when the requests have been answered that it has by now."""
+        waiting, deadline = set(self._in_flight), time.monotonic() + _LAST_ANSWER_S
+        while waiting & self._in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(_FIRST_POLL_S)
+        await self.stop()
+
     async def stop(self) -> None:
         if self._keeper:
             self._keeper.cancel()
@@ -135,10 +161,10 @@ class ModelServer:
         """Raises UnavailableError where the process is not ready or has ended."""
         match self._state():
             case "starting":
-                raise UnavailableError(f"The deployed model {self.deployed_id!r} is starting")
+                raise UnavailableError(f"{self.title} is starting")
             case "restarting":
                 fault = self._fault or f"the server {self._how_it_ended()}"
-                raise UnavailableError(f"The deployed model {self.deployed_id!r} is being started again: {fault}")
+                raise UnavailableError(f"{self.title} is being started again: {fault}")
 
     def _state(self) -> State:
         if self._ready and self._process and self._process.exit_status is None:
@@ -164,8 +190,11 @@ class ModelServer:
         try:
             if not self._ready:
                 await self.start()
-        except (ServiceError, OSError) as error:
-            self._fault = str(error)
+        except Exception as fault:
+            # Whatever it was, the next start may do better.
+            if not isinstance(fault, (ServiceError, OSError)):
+                _log.exception("deployed model %s of %s", self.deployed_id, self.endpoint_id)
+            self._fault = str(fault)
             return 0.0
         assert self._process  # noqa: S101
         begin = time.monotonic()

@@ -47,8 +47,14 @@ class Cron:
 
         Where clocks are put forward, a time that does not exist is taken at the next one that does; where they are put
         back, one that comes twice is taken once.
+
+        Raises:
+            InvalidArgumentError: there is none before the calendar ends.
         """
-        return next(CronSim(self.fields, moment.astimezone(self.zone))).astimezone(UTC)
+        try:
+            return next(CronSim(self.fields, moment.astimezone(self.zone))).astimezone(UTC)
+        except (OverflowError, StopIteration) as fault:
+            raise InvalidArgumentError(f"The cron {self.fields!r} is never due after {moment.isoformat()}") from fault
 
 
 def _invalid(line: str, why: str) -> InvalidArgumentError:

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ def _state_of(job: Any) -> str:
     return name
 
 
+_OUTPUT_ONLY = ("start_time", "end_time", "job_detail", "error")
 _WILD = "= != :"
 _FIELDS = {
     "pipeline_name": filters.text(_pipeline_name),
@@ -78,7 +81,8 @@ class Jobs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for job in self._jobs.all():
             if job.state not in ENDED:
-                self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, "The emulator ended before the job.")
+                text = "The emulator ended before the job."
+                self._end(job, _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text))
 
     def all(self) -> list[Any]:
         """Every job, newest first."""
@@ -98,7 +102,7 @@ class Jobs:
 
     def unfinished(self) -> list[Any]:
         """The jobs that run or wait."""
-        return [self._jobs.get(name) for name in self._tasks]
+        return [job for job in map(self._jobs.get, self._tasks) if job.state not in ENDED]
 
     def create(self, request: Any, schedule_name: str = "") -> Any:
         """Takes a job in, of a schedule perhaps, and starts it as soon as there is a place.
@@ -120,11 +124,11 @@ class Jobs:
         job.schedule_name = schedule_name
         job.state = PipelineState.PIPELINE_STATE_PENDING
         job.create_time.CopyFrom(messages.now())
-        job.ClearField("job_detail")
-        job.ClearField("error")
+        for field in _OUTPUT_ONLY:
+            job.ClearField(field)
         self._save(job)
         self._tasks[name] = task = asyncio.create_task(self._run(name, arguments))
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        task.add_done_callback(lambda ended: self._forget(name, ended))
         return messages.copy_of(job)
 
     # The methods of PipelineService.
@@ -201,7 +205,14 @@ class Jobs:
             raise FailedPreconditionError(f"The PipelineJob {name!r} has ended: {_state_of(job)}")
         return job
 
+    def _forget(self, name: str, task: asyncio.Task[None]) -> None:
+        # A job of this id may have been deleted and made again.
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
+
     def _cancel(self, job: Any) -> None:
+        if job.state == PipelineState.PIPELINE_STATE_CANCELLING:
+            return  # what ends its steps must not be cancelled too
         job.state = PipelineState.PIPELINE_STATE_CANCELLING
         self._save(job)
         self._tasks[job.name].cancel()
@@ -217,21 +228,22 @@ class Jobs:
         shutil.rmtree(self.directory(job.name), ignore_errors=True)
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> None:
+        job = self._jobs.get(name)
         try:
             async with self._places:
-                await self._run_worker(name, arguments)
+                end = await self._run_worker(job, arguments)
         except asyncio.CancelledError:
             job = self._jobs.get(name)
-            if job.state == PipelineState.PIPELINE_STATE_CANCELLING:
-                text = "The PipelineJob was cancelled."
-                self._end(job, PipelineState.PIPELINE_STATE_CANCELLED, _CANCELLED, text)
+            if job.state != PipelineState.PIPELINE_STATE_CANCELLING:
+                raise  # the emulator ends; the next start marks the job
+            end = _End(PipelineState.PIPELINE_STATE_CANCELLED, _CANCELLED, "The PipelineJob was cancelled.")
         except Exception as fault:
             _log.exception("job %s", name)
-            text = f"The worker could not be run: {fault}"
-            self._end(self._jobs.get(name), PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
+            end = _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, f"The worker could not be run: {fault}")
+        self._end(job, end)
 
-    async def _run_worker(self, name: str, arguments: Mapping[str, Any]) -> None:
-        job = self._jobs.get(name)
+    async def _run_worker(self, job: Any, arguments: Mapping[str, Any]) -> "_End":
+        """How the job ended; nothing of it runs any more then."""
         job.state = PipelineState.PIPELINE_STATE_RUNNING
         job.start_time.CopyFrom(messages.now())
         self._save(job)
@@ -242,11 +254,13 @@ class Jobs:
         worker = await Process.start(command, directory / "worker.log", temporary, pipe_stdout=True)
         try:
             async for line in worker.stdout:
-                self._take(job, json.loads(line), directory)
+                event = json.loads(line)
+                if event["event"] == "end":
+                    return _end_of(job, event)
+                self._take(job, event, directory)
             status = await worker.wait()
-            if job.state not in ENDED:
-                text = f"The job's worker ended with exit status {status}: {last_lines(worker.log)}"
-                self._end(job, PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
+            text = f"The job's worker ended with exit status {status}: {last_lines(worker.log)}"
+            return _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
         finally:
             await worker.stop()
             shutil.rmtree(directory / "tmp", ignore_errors=True)
@@ -281,32 +295,18 @@ class Jobs:
                     details[-1].create_time.FromJsonString(event["time"])
             case "task":
                 _take_task(_detail_of(details, event), event, directory)
-            case "end":
-                self._finish(job, event)
-                return
         self._save(job)
 
-    def _finish(self, job: Any, event: Mapping[str, Any]) -> None:
-        if event["state"] == "SUCCEEDED":
-            self._end(job, PipelineState.PIPELINE_STATE_SUCCEEDED)
-            return
-        failed = [task for task in job.job_detail.task_details if task.state == TaskState.FAILED]
-        names = ", ".join(task.task_name for task in failed)
-        causes = [f"{task.task_name}: {task.error.message}" for task in failed]
-        text = f"The DAG failed because some tasks failed. The failed tasks are: [{names}]. " if failed else ""
-        text += "; ".join(causes) + event["error"]
-        self._end(job, PipelineState.PIPELINE_STATE_FAILED, _FAILED_PRECONDITION, text)
-
-    def _end(self, job: Any, state: int, code: int = 0, message: str = "") -> None:
-        job.state = state
+    def _end(self, job: Any, end: "_End") -> None:
+        job.state = end.state
         job.end_time.CopyFrom(messages.now())
-        if code:
-            job.error.code, job.error.message = code, message
+        if end.code:
+            job.error.code, job.error.message = end.code, end.message
         for task in job.job_detail.task_details:
             if task.state == TaskState.PENDING:
                 task.state = TaskState.NOT_TRIGGERED
             elif task.state == TaskState.RUNNING:
-                cancelled = state == PipelineState.PIPELINE_STATE_CANCELLED
+                cancelled = end.state == PipelineState.PIPELINE_STATE_CANCELLED
                 task.state = TaskState.CANCELLED if cancelled else TaskState.FAILED
                 task.end_time.CopyFrom(job.end_time)
                 task.error.CopyFrom(job.error)
@@ -317,11 +317,30 @@ class Jobs:
         self._jobs.put(job.name, job)
 
 
+@dataclass(frozen=True)
+class _End:
+    """A job's last state, and its error where it has one."""
+
+    state: int
+    code: int = 0
+    message: str = ""
+
+
+def _end_of(job: Any, event: Mapping[str, Any]) -> _End:
+    if event["state"] == "SUCCEEDED":
+        return _End(PipelineState.PIPELINE_STATE_SUCCEEDED)
+    failed = [task for task in job.job_detail.task_details if task.state == TaskState.FAILED]
+    names = ", ".join(task.task_name for task in failed)
+    causes = [f"{task.task_name}: {task.error.message}" for task in failed]
+    text = f"The DAG failed because some tasks failed. The failed tasks are: [{names}]. " if failed else ""
+    text += "; ".join(causes) + event["error"]
+    return _End(PipelineState.PIPELINE_STATE_FAILED, _FAILED_PRECONDITION, text)
+
+
 def _detail_of(details: Any, event: Mapping[str, Any]) -> Any:
     """The detail of a task's run: a planned one that has not begun, or another one in a loop."""
-    run = f"{event['task']}-{event['run']}"
     for detail in details:
-        if detail.task_unique_name == run:
+        if detail.task_unique_name == event["name"]:
             return detail
     for detail in details:
         if detail.task_name == event["task"] and detail.state == TaskState.PENDING:
@@ -329,7 +348,7 @@ def _detail_of(details: Any, event: Mapping[str, Any]) -> Any:
     else:
         detail = details.add(task_name=event["task"], task_id=len(details) + 1)
         detail.create_time.FromJsonString(event["time"])
-    detail.task_unique_name = run
+    detail.task_unique_name = event["name"]
     return detail
 
 
@@ -343,13 +362,25 @@ def _take_task(detail: Any, event: Mapping[str, Any], directory: Path) -> None:
             for artifact in artifacts:
                 json_format.ParseDict(artifact, lists[name].artifacts.add())
         # Vertex AI keeps parameters in the metadata of the task's execution, under these names.
-        parameters = {f"{direction[:-1]}:{name}": value for name, value in values["parameters"].items()}
+        parameters = {f"{direction[:-1]}:{name}": _finite(value) for name, value in values["parameters"].items()}
         detail.execution.metadata.update(parameters)
     detail.execution.schema_title = "system.ContainerExecution"
     detail.execution.display_name = detail.task_name
     if event["state"] == "FAILED":
         detail.error.code = _FAILED_PRECONDITION
-        detail.error.message = event["error"] or reason(directory / event["log"])
+        detail.error.message = event["error"] or reason(directory / f"{detail.task_unique_name}.log")
+
+
+def _finite(value: Any) -> Any:
+    """A parameter with what JSON has no numbers for as text: the loss of a training that diverged, say."""
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case list():
+            return [_finite(item) for item in value]
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+    return value
 
 
 def check_job(job: Any) -> dict[str, Any]:

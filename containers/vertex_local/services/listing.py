@@ -13,7 +13,7 @@ from .filters import Field, parse
 
 _DEFAULT_PAGE = 100
 _LARGEST_PAGE = 1000
-_TOKEN = re.compile(r"from ([0-9]+)")
+_TOKEN = re.compile(r"from ([0-9]{1,9})")
 _ORDER = re.compile(r"(?P<field>[A-Za-z_]+)(?:\s+(?P<direction>asc|desc))?")
 
 

@@ -14,6 +14,7 @@ from .operations import Operations
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 # As the documentation of MergeVersionAliasesRequest has it.
 _ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9-]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DEFAULT = "default"
 _FIELDS = {
     "model": filters.text(lambda model: messages.last_segment(model.name)),
@@ -68,6 +69,7 @@ class Models:
             raise InvalidArgumentError("model.displayName is required")
         if not model.container_spec.image_uri:
             raise InvalidArgumentError("model.containerSpec.imageUri is required")
+        _check_container(model.container_spec)
         self._runner.check(model.container_spec)
         _check_aliases(model.version_aliases)
         name = self._name_for(request)
@@ -151,10 +153,11 @@ class Models:
             raise InvalidArgumentError(
                 f"The alias {_DEFAULT!r} cannot be taken from {request.name!r}: give it to another version instead"
             )
-        for other in self._versions_of(version.name):
-            self._take_aliases(other, added)
-        version.version_aliases[:] = sorted((set(version.version_aliases) | added) - removed)
-        self._save(version)
+        with self._store.transaction():
+            for other in self._versions_of(version.name):
+                self._take_aliases(other, added)
+            version.version_aliases[:] = sorted((set(version.version_aliases) | added) - removed)
+            self._save(version)
         return _named_with_version(self._with_deployments(version))
 
     def delete_model(self, request: Any) -> Any:
@@ -173,11 +176,12 @@ class Models:
             versions = self._existing(request.name)
             for version in versions:
                 self._check_not_deployed(version)
-            for version in versions:
-                self._versions.delete(f"{version.name}@{version.version_id}")
+            with self._store.transaction():
+                for version in versions:
+                    self._versions.delete(f"{version.name}@{version.version_id}")
+                self._store.forget_number(f"{request.name}@")
             for version in versions:
                 await self._artifacts.delete(version)
-            self._store.forget_number(f"{request.name}@")
 
         for version in self._existing(request.name):
             self._check_not_deployed(version)
@@ -221,8 +225,6 @@ class Models:
             await self._artifacts.delete(model)
             raise
         aliases = set(model.version_aliases) | (set() if earlier else {_DEFAULT})
-        for version in earlier:
-            self._take_aliases(version, aliases)
         model.version_aliases[:] = sorted(aliases)
         model.create_time.CopyFrom(earlier[0].create_time if earlier else messages.now())
         model.version_create_time.CopyFrom(messages.now())
@@ -230,7 +232,10 @@ class Models:
         model.supported_deployment_resources_types[:] = [
             messages.Model.DeploymentResourcesType.Value("DEDICATED_RESOURCES")
         ]
-        self._save(model)
+        with self._store.transaction():
+            for version in earlier:
+                self._take_aliases(version, aliases)
+            self._save(model)
         return messages.UploadModelResponse(model=name, model_version_id=model.version_id)
 
     def _before(self, name: str, request: Any) -> list[Any]:
@@ -309,6 +314,19 @@ def _named_with_version(version: Any) -> Any:
     """As a version is answered that was asked for as such (ListModelVersionsResponse says so)."""
     version.name = f"{version.name}@{version.version_id}"
     return version
+
+
+def _check_container(spec: Any) -> None:
+    for variable in spec.env:
+        if not _VARIABLE.fullmatch(variable.name) or "\0" in variable.value:
+            raise InvalidArgumentError(
+                f"containerSpec.env {variable.name!r}: a name is of letters, digits and _, not beginning with a digit,"
+                " and a value has no NUL"
+            )
+    for field in ("health_route", "predict_route"):
+        route = getattr(spec, field)
+        if route and not route.startswith("/"):
+            raise InvalidArgumentError(f"containerSpec.{field} {route!r} must begin with /")
 
 
 def _check_aliases(aliases: Any) -> None:

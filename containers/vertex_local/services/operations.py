@@ -11,8 +11,9 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
 from .. import messages
-from ..errors import FailedPreconditionError, InvalidArgumentError, ServiceError
+from ..errors import FailedPreconditionError, ServiceError
 from ..store import Collection, Store
+from . import filters, listing
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 # there and has to be wrong here; one that waits should not wait long.
 _SHORTEST_S = 0.1
 _LONGEST_WAIT_S = 60.0
+_FIELDS = {"done": filters.text(lambda operation: str(operation.done).lower(), "=")}
 
 
 class Operations:
@@ -66,14 +68,9 @@ class Operations:
 
     def list_operations(self, request: Any) -> Any:
         """The operations on a resource, or on all resources of a location; newest first."""
-        if request.filter not in {"", "done=true", "done=false"}:
-            raise InvalidArgumentError(f"Invalid filter {request.filter!r}: done=true and done=false are known")
-        found = [
-            operation
-            for operation in self._operations.all(f"{request.name}/")
-            if request.filter in {"", f"done={str(operation.done).lower()}"}
-        ]
-        return operations_pb2.ListOperationsResponse(operations=found)
+        operations = self._operations.all(f"{request.name}/")
+        found, token = listing.page(operations, request, _FIELDS, ())
+        return operations_pb2.ListOperationsResponse(operations=found, next_page_token=token)
 
     async def wait_operation(self, request: Any) -> Any:
         """The operation when it is done, or as it stands after ``timeout``, a minute at most."""
@@ -88,7 +85,7 @@ class Operations:
         """Gives a pending operation up; it ends with the error CANCELLED. One that is done stays as it is."""
         self._operations.get(request.name)
         task = self._tasks.get(request.name)
-        if task:
+        if task and not task.cancelling():  # what the first one undoes must not be cancelled too
             task.cancel()
         return empty_pb2.Empty()
 

@@ -61,6 +61,7 @@ class Schedules:
     """
 
     def __init__(self, store: Store, operations: Operations, jobs: Jobs) -> None:
+        self._store = store
         self._schedules = Collection(store, "Schedule", messages.Schedule)
         self._operations = operations
         self._jobs = jobs
@@ -94,7 +95,8 @@ class Schedules:
         """Starts the runs that are due, each schedule's next one."""
         for schedule in self._active():
             if schedule.next_run_time.ToDatetime(UTC) <= now:
-                self._fire(schedule, now)
+                with self._store.transaction():
+                    self._fire(schedule, now)
 
     # The methods of ScheduleService.
 

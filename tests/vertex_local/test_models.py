@@ -1,10 +1,13 @@
+import contextlib
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, aiplatform_v1
 
-from .conftest import ARTIFACTS, ECHO, NUMBERED, PARENT, Emulator, refused, result_of
+from .conftest import ARTIFACTS, ECHO, NUMBERED, PARENT, Emulator, refused, result_of, start, stop, store_artifacts
 
 
 def test_upload_by_the_sdk_makes_a_model_and_then_its_next_version(emulator: Emulator) -> None:
@@ -362,3 +365,25 @@ def test_a_model_id_is_checked(emulator: Emulator) -> None:
     elsewhere = "projects/local/locations/europe-west1/models/checked"
     with refused("INVALID_ARGUMENT", "parentModel .*europe-west1"):
         emulator.upload(parent_model=elsewhere)
+
+
+def test_an_alias_moves_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    emulator = start(tmp_path / "state")
+    try:
+        store_artifacts(emulator)
+        name = versions(emulator, "moved", 2)
+        with contextlib.closing(sqlite3.connect(tmp_path / "state" / "resources.sqlite")) as database:
+            # The second of two writes fails, as if the emulator had been killed between them.
+            database.execute(
+                "CREATE TRIGGER fault BEFORE UPDATE ON resources WHEN NEW.name LIKE '%@2'"
+                " BEGIN SELECT RAISE(ABORT, 'fault'); END"
+            )
+        with pytest.raises(exceptions.InternalServerError, match="fault"):
+            emulator.models.merge_version_aliases(name=f"{name}@2", version_aliases=["default"])
+    finally:
+        stop(emulator)
+    emulator = start(tmp_path / "state")
+    try:
+        assert aliases(emulator, name) == {"1": ["default"]}
+    finally:
+        stop(emulator)

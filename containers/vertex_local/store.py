@@ -131,5 +131,5 @@ class Collection:
         self._messages[name] = messages.copy_of(message)
 
     def delete(self, name: str) -> None:
-        del self._messages[name]
         self._store.delete(self._kind, name)
+        del self._messages[name]

@@ -137,6 +137,14 @@ def stop(emulator: Emulator) -> None:
         emulator.process.stdout.close()
 
 
+def kill(emulator: Emulator) -> None:
+    """Ends it with SIGKILL."""
+    emulator.process.kill()
+    emulator.process.wait()
+    if emulator.process.stdout:
+        emulator.process.stdout.close()
+
+
 def until(found: Callable[[], Any], timeout_s: float = 30) -> Any:
     """What ``found`` gives as soon as that is true."""
     deadline = time.monotonic() + timeout_s

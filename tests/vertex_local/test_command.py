@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -19,7 +18,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform_v1
 from kfp import compiler, dsl
 
-from .conftest import PARENT, Emulator, command, free_ports, start, stop, store_artifacts, until
+from .conftest import PARENT, Emulator, command, free_ports, kill, start, stop, store_artifacts, until
 
 
 @dsl.component(base_image="steps", install_kfp_package=False)
@@ -214,10 +213,7 @@ def test_a_killed_emulator_leaves_no_process_and_a_new_one_takes_over(tmp_path: 
         before = settled(first)
         pids = descendants_of(first.process.pid)
     finally:
-        first.process.send_signal(signal.SIGKILL)
-        first.process.wait()
-        assert first.process.stdout
-        first.process.stdout.close()
+        kill(first)
     wait_until_dead(pids)
 
     second = start(tmp_path / "state", first.port)

@@ -32,7 +32,7 @@ from containers.vertex_local.servers.relay import relay
 from containers.vertex_local.servers.runners import ProcessRunner
 from containers.vertex_local.store import Store
 
-from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, refused, start, stop, store_artifacts, until
+from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, kill, refused, start, stop, store_artifacts, until
 from .emulator import echo
 from .test_command import alive, descendants_of, run, wait_until_dead
 
@@ -230,10 +230,7 @@ def test_a_killed_emulator_takes_servers_along_that_heed_no_sigterm(tmp_path: Pa
         commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family]
         assert b"sleep\x00600\x00" in commands  # the server's child
     finally:
-        emulator.process.kill()
-        emulator.process.wait()
-        assert emulator.process.stdout
-        emulator.process.stdout.close()
+        kill(emulator)
     wait_until_dead(family)
 
 
@@ -489,10 +486,7 @@ def test_docker_runs_the_image_itself(tmp_path: Path, image: str) -> None:
             emulator.deploy(endpoint, absent)
         family = descendants_of(emulator.process.pid)
     finally:
-        emulator.process.kill()
-        emulator.process.wait()
-        assert emulator.process.stdout
-        emulator.process.stdout.close()
+        kill(emulator)
     wait_until_dead(family)
     assert containers_of(state) == []
 

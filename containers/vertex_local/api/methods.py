@@ -13,6 +13,7 @@ from typing import Any
 from google.cloud import aiplatform_v1
 from google.longrunning import operations_pb2
 
+from .. import messages
 from ..errors import InvalidArgumentError
 
 OPERATIONS = "Operations"
@@ -132,4 +133,4 @@ def _rule(option: Mapping[str, str]) -> HttpRule:
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    return messages.snake_case(name).lower()

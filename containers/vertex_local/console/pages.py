@@ -164,11 +164,9 @@ class Console:
 
     async def _schedule(self, request: Request) -> Response:
         name = _name(request, "schedules")
-        for schedule in self._schedules.all():
-            if schedule.name == name:
-                jobs = [job for job in self._jobs.all() if job.schedule_name == name]
-                return self._page("schedule.html", schedule=schedule, runs=[self._run_of(job) for job in jobs])
-        raise NotFoundError(f"The Schedule {name!r} does not exist.")
+        schedule = self._schedules.get(name)
+        jobs = [job for job in self._jobs.all() if job.schedule_name == name]
+        return self._page("schedule.html", schedule=schedule, runs=[self._run_of(job) for job in jobs])
 
     async def _nothing(self, request: Request) -> Response:
         return self._page("missing.html", 404, message=f"The console has no page {request.url.path}")

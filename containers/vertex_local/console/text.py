@@ -9,13 +9,12 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from markupsafe import Markup
 
-from ..messages import PipelineState, TaskState
+from ..messages import PipelineState, ScheduleState, TaskState, last_segment
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _UNITS = ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "m"), (1, "s"))
@@ -53,7 +52,7 @@ def task_state(number: int) -> State:
 
 
 def schedule_state(number: int) -> State:
-    return _STATES.get(aiplatform_v1.Schedule.State(number).name, State("waiting", "Unknown"))
+    return _STATES.get(ScheduleState(number).name, State("waiting", "Unknown"))
 
 
 def server_state(name: str) -> State:
@@ -122,11 +121,6 @@ def value(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
-def last_part(name: str) -> str:
-    """The id at the end of a resource name."""
-    return name.rpartition("/")[2]
-
-
 def page_of(name: str) -> str:
     """The path of the page of a resource."""
     return "/console/" + quote(name)
@@ -152,7 +146,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
         ago,
         size,
         value,
-        last_part,
+        last_segment,
         page_of,
         anchor,
         plain,

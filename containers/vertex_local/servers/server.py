@@ -77,7 +77,7 @@ class ModelServer:
         _, project, _, location, *_ = endpoint.split("/")
         self._log = log_directory / project / location / f"{endpoint_id}-{deployed.id}.log"
         self._requests = self._failures = 0
-        self._in_flight: set[object] = set()
+        self._in_flight = 0
         self._runner = runner
         self._client = client
         self._model = model
@@ -132,21 +132,20 @@ class ModelServer:
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
         """Counts the prediction that is made within, as a failure where it raises a ServiceError."""
-        this = object()
         self._requests += 1
-        self._in_flight.add(this)
+        self._in_flight += 1
         try:
             yield
         except ServiceError:
             self._failures += 1
             raise
         finally:
-            self._in_flight.remove(this)
+            self._in_flight -= 1
 
     async def retire(self) -> None:
-        """Stops when the requests have been answered that it has by now."""
-        waiting, deadline = set(self._in_flight), time.monotonic() + _LAST_ANSWER_S
-        while waiting & self._in_flight and time.monotonic() < deadline:
+        """Stops when the requests that it has been sent are answered; it must get no more."""
+        deadline = time.monotonic() + _LAST_ANSWER_S
+        while self._in_flight and time.monotonic() < deadline:
             await asyncio.sleep(_FIRST_POLL_S)
         await self.stop()
 

@@ -1,6 +1,8 @@
 """ModelService: the registry of models and their versions."""
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from .. import messages
@@ -46,7 +48,7 @@ class Models:
 
     def all(self) -> list[Any]:
         """Every version of every model, newest first."""
-        return [self._with_deployments(version) for version in self._versions.all()]
+        return self._with_deployments(self._versions.all())
 
     def version(self, name: str) -> Any:
         """A version by ``NAME``, ``NAME@VERSION`` or ``NAME@ALIAS``.
@@ -57,7 +59,7 @@ class Models:
         base, _, wanted = name.partition("@")
         for version in self._versions_of(base):
             if (wanted or _DEFAULT) in (version.version_id, *version.version_aliases):
-                return self._with_deployments(version)
+                return self._with_deployments([version])[0]
         raise NotFoundError(f"The Model {name!r} does not exist.")
 
     # The methods of ModelService.
@@ -83,21 +85,16 @@ class Models:
 
     def list_models(self, request: Any) -> Any:
         """The default version of each model."""
-        defaults = [
-            self._with_deployments(version)
-            for version in self._versions.all(f"{request.parent}/models/")
-            if _DEFAULT in version.version_aliases
-        ]
-        found, token = listing.page(defaults, request, _FIELDS, _ORDER_FIELDS)
+        versions = self._versions.all(f"{request.parent}/models/")
+        defaults = [version for version in versions if _DEFAULT in version.version_aliases]
+        found, token = listing.page(self._with_deployments(defaults), request, _FIELDS, _ORDER_FIELDS)
         return messages.ListModelsResponse(models=found, next_page_token=token)
 
     def list_model_versions(self, request: Any) -> Any:
         """All versions of a model, newest first."""
-        versions = [
-            _named_with_version(self._with_deployments(version)) for version in self._existing(request.name)[::-1]
-        ]
+        versions = self._with_deployments(self._existing(request.name)[::-1])
         found, token = listing.page(
-            versions,
+            [_named_with_version(version) for version in versions],
             request,
             {},
             ("create_time", "update_time"),
@@ -138,8 +135,9 @@ class Models:
                 version.labels.update(labels)
             if not version.display_name:
                 raise InvalidArgumentError("model.displayName is required")
-        for version in changing:
-            self._save(version)
+        with self._store.transaction():
+            for version in changing:
+                self._save(version)
         return self._answer(name)
 
     def merge_version_aliases(self, request: Any) -> Any:
@@ -158,7 +156,7 @@ class Models:
                 self._take_aliases(other, added)
             version.version_aliases[:] = sorted((set(version.version_aliases) | added) - removed)
             self._save(version)
-        return _named_with_version(self._with_deployments(version))
+        return _named_with_version(self._with_deployments([version])[0])
 
     def delete_model(self, request: Any) -> Any:
         """Forgets a model with all its versions.
@@ -174,8 +172,7 @@ class Models:
 
         async def delete() -> None:
             versions = self._existing(request.name)
-            for version in versions:
-                self._check_not_deployed(version)
+            self._check_not_deployed(versions)
             with self._store.transaction():
                 for version in versions:
                     self._versions.delete(f"{version.name}@{version.version_id}")
@@ -183,8 +180,7 @@ class Models:
             for version in versions:
                 await self._artifacts.delete(version)
 
-        for version in self._existing(request.name):
-            self._check_not_deployed(version)
+        self._check_not_deployed(self._existing(request.name))
         return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
 
     def delete_model_version(self, request: Any) -> Any:
@@ -204,7 +200,7 @@ class Models:
                 raise FailedPreconditionError(
                     f"The Model version {request.name!r} is the default one: give that alias to another first"
                 )
-            self._check_not_deployed(version)
+            self._check_not_deployed([version])
             return version
 
         async def delete() -> None:
@@ -294,20 +290,25 @@ class Models:
         version.version_update_time.CopyFrom(version.update_time)
         self._versions.put(f"{version.name}@{version.version_id}", version)
 
-    def _check_not_deployed(self, version: Any) -> None:
-        for deployment in self._with_deployments(version).deployed_models:
-            raise FailedPreconditionError(
-                f"The Model {version.name + '@' + version.version_id!r} is deployed at {deployment.endpoint!r} as"
-                f" {deployment.deployed_model_id!r}: undeploy it first"
-            )
+    def _check_not_deployed(self, versions: Sequence[Any]) -> None:
+        for version in self._with_deployments(versions):
+            for deployment in version.deployed_models:
+                raise FailedPreconditionError(
+                    f"The Model {version.name + '@' + version.version_id!r} is deployed at {deployment.endpoint!r} as"
+                    f" {deployment.deployed_model_id!r}: undeploy it first"
+                )
 
-    def _with_deployments(self, version: Any) -> Any:
-        version.ClearField("deployed_models")
+    def _with_deployments(self, versions: Sequence[Any]) -> list[Any]:
+        """The versions, each with where it is deployed."""
+        deployments = defaultdict(list)
         for endpoint in self._endpoints.all():
             for deployed in endpoint.deployed_models:
-                if (deployed.model, deployed.model_version_id) == (version.name, version.version_id):
-                    version.deployed_models.add(endpoint=endpoint.name, deployed_model_id=deployed.id)
-        return version
+                deployments[deployed.model, deployed.model_version_id].append((endpoint.name, deployed.id))
+        for version in versions:
+            version.ClearField("deployed_models")
+            for endpoint_name, deployed_id in deployments[version.name, version.version_id]:
+                version.deployed_models.add(endpoint=endpoint_name, deployed_model_id=deployed_id)
+        return list(versions)
 
 
 def _named_with_version(version: Any) -> Any:

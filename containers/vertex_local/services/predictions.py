@@ -47,12 +47,6 @@ class Answer:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Reply:
-    content: bytes
-    content_type: str
-
-
 class Predictions:
     """Requests to endpoints."""
 
@@ -73,9 +67,9 @@ class Predictions:
         _check_fields(body)
         server = self._choose(endpoint, body)
         with server.request():
-            reply = await self._ask(server, endpoint, body, content_type)
-            _check_answer(reply.content, server)
-        fields = reply.content.strip(_JSON_SPACE)[:-1].rstrip(_JSON_SPACE)
+            content, _ = await self._ask(server, endpoint, body, content_type)
+            _check_answer(content, server)
+        fields = content.strip(_JSON_SPACE)[:-1].rstrip(_JSON_SPACE)
         return Answer(b"%b%b%b" % (fields, b"" if fields == b"{" else b",", server.answer_fields), _JSON, {})
 
     async def raw_predict_body(self, name: str, body: bytes, content_type: str = _JSON) -> Answer:
@@ -83,12 +77,12 @@ class Predictions:
         endpoint = self._endpoints.get(name)
         server = self._choose(endpoint, body)
         with server.request():
-            reply = await self._ask(server, endpoint, body, content_type)
+            content, answered_type = await self._ask(server, endpoint, body, content_type)
         headers = {
             "X-Vertex-AI-Endpoint-Id": server.endpoint_id,
             "X-Vertex-AI-Deployed-Model-Id": server.deployed_id,
         }
-        return Answer(reply.content, reply.content_type, headers)
+        return Answer(content, answered_type, headers)
 
     # The methods of PredictionService, for gRPC; over REST the bodies are passed on by those above.
 
@@ -131,7 +125,8 @@ class Predictions:
             output = await self._call(server, endpoint, request)
         return messages.DirectRawPredictResponse(output=output)
 
-    async def _ask(self, server: ModelServer, endpoint: Any, body: bytes, content_type: str) -> _Reply:
+    async def _ask(self, server: ModelServer, endpoint: Any, body: bytes, content_type: str) -> tuple[bytes, str]:
+        """What the server answers, and the type of that."""
         server.check_running()
         timeout_s = _timeout(endpoint)
         try:
@@ -152,7 +147,7 @@ class Predictions:
             text = content.decode(errors="replace")
             raise _error_of(response.status)(text or f"{server.title} answered HTTP {response.status} without a text")
         _check_size("response", content, endpoint)
-        return _Reply(content, response.headers.get("content-type", _JSON))
+        return content, response.headers.get("content-type", _JSON)
 
     async def _call(self, server: ModelServer, endpoint: Any, request: Any) -> bytes:
         server.check_running()

@@ -397,9 +397,27 @@ def test_a_job_is_made_again_as_soon_as_it_is_deleted(emulator: Emulator, compil
         result_of(emulator.jobs.delete_pipeline_job(name=f"{PARENT}/pipelineJobs/again-1"))
 
 
-def test_cancelling_twice_is_cancelling_once(emulator: Emulator, compiled: Compiled) -> None:
-    job = submit(emulator, compiled["long"], "twice-1")
-    until(lambda: states(job) == {"sleep": "RUNNING"})
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def listen_to_nobody() -> None:
+    import signal
+    import time
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("deaf")  # noqa: T201
+    time.sleep(600)
+
+
+@dsl.pipeline(name="deaf")
+def deaf() -> None:
+    listen_to_nobody()
+
+
+@pytest.mark.slow
+def test_cancelling_twice_is_cancelling_once(emulator: Emulator, tmp_path: Path) -> None:
+    compiler.Compiler().compile(deaf, str(tmp_path / "deaf.yaml"))
+    job = submit(emulator, str(tmp_path / "deaf.yaml"), "twice-1")
+    logs = directory(emulator, "twice-1")
+    until(lambda: any("deaf\n" in path.read_text() for path in logs.glob("listen-to-nobody-*.log")))
     for _ in range(2):
         emulator.jobs.cancel_pipeline_job(name=job.resource_name)
     until(lambda: job.state == aiplatform_v1.PipelineState.PIPELINE_STATE_CANCELLED)

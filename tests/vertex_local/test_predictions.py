@@ -100,7 +100,7 @@ def test_a_dedicated_endpoint_takes_10_mb(emulator: Emulator, dedicated: str) ->
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    running = start(tmp_path_factory.mktemp("impatient"), SHARED_TIMEOUT_S="0.5")
+    running = start(tmp_path_factory.mktemp("impatient"), SHARED_TIMEOUT_S="0.5", LAST_ANSWER_S="0.1")
     store_artifacts(running)
     yield running
     stop(running)
@@ -139,6 +139,18 @@ def test_what_is_in_flight_is_answered_before_a_server_ends(emulator: Emulator) 
         assert [answer.result(timeout=10) for answer in answers] == ["at last", b"slowly"[::-1]]
     with refused("FAILED_PRECONDITION", "traffic_split"):
         emulator.predictions.predict(endpoint=endpoint, instances=[1])
+
+
+def test_what_a_server_does_not_answer_before_it_must_end_is_unavailable(impatient: Emulator) -> None:
+    endpoint = impatient.endpoint(dedicated_endpoint_enabled=True)
+    impatient.deploy(endpoint, impatient.upload().model, {"0": 100}, id="4")
+    request = {"endpoint": endpoint, "method_name": METHOD, "input": b"slowly"}
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(impatient.predictions.direct_raw_predict, request)
+        time.sleep(0.5)
+        result_of(impatient.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id="4"))
+        with refused("UNAVAILABLE", "The deployed model '4' of .* broke off"):
+            answer.result(timeout=20)
 
 
 def test_what_is_in_flight_when_a_server_is_killed_is_unavailable(emulator: Emulator) -> None:

@@ -46,6 +46,7 @@ benchmark: $(READY)
 	$(BIN)/python -m benchmarks.steps --framework tensorflow
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.emulator
+	$(BIN)/python -m benchmarks.verify
 
 # The golden files that tests hold the compiled templates against.
 templates: $(READY)

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,11 +20,16 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from components import job, storage
+from components import job, shown, storage
 from components.check import check_model, check_platform
-from components.deploy import check_numbers
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import ContractError, JobError, PipelineError
+from components.endpoint import known_endpoint
+from components.images import check_release
+from components.parameters import CANARY_PERCENT, MAX_LATENCY_SECONDS, PROMOTION_STEPS, check_numbers
+from components.plan import plan_run
+from components.rollback import roll_back
+from components.status import endpoint_status
 from components.train import METRICS_NAME
 from components.vertex import Vertex
 
@@ -59,8 +65,11 @@ def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
         machine_type: str = "n1-standard-2",
         min_replicas: int = 1,
         max_replicas: int = 1,
-        canary_percent: int = 10,
+        canary_percent: int = CANARY_PERCENT,
+        promotion_steps: list[int] = list(PROMOTION_STEPS),  # noqa: B006 -- kfp reads it, nothing changes it
+        max_latency_seconds: float = MAX_LATENCY_SECONDS,
         keep_previous: int = 1,
+        keep_versions: int = 10,
         allow_pickle: bool = False,
     ) -> None:
         """Exports a trained model, registers and deploys it, and gives it traffic once it answers rightly.
@@ -73,41 +82,60 @@ def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
             machine_type: Machine of each replica.
             min_replicas: Replicas that always run, and are billed. At least 1.
             max_replicas: Replicas at most; quota is charged for these.
-            canary_percent: Share of the traffic that an unverified model gets, 1 to 100; all on a new endpoint.
-            keep_previous: How many earlier models stay deployed without traffic; each is billed.
+            canary_percent: Share of the traffic that a verified model gets first, 1 to 100; all on a new endpoint.
+            promotion_steps: Shares that it gets after that, each verified before the next, rising to 100.
+            max_latency_seconds: What a request may take at the 99th percentile; more than 0, at most 60.
+            keep_previous: How many earlier models stay deployed without traffic, to go back to; each is billed.
+            keep_versions: How many earlier versions stay in the registry; what is deployed stays in any case.
             allow_pickle: Whether a whole pickled PyTorch module may be loaded, which runs any code inside it.
         """
         where = {"project": PROJECT, "location": LOCATION}
-        run = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "model_uri": model_uri, "staging": staging}
+        of_model = {"model_uri": model_uri, "staging": staging}
+        run = {"run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, **of_model, **where}
         model = dsl.importer(artifact_uri=model_uri, artifact_class=dsl.Model, reimport=True)
         model.set_display_name("import model")
         exported = steps.export(model=model.output, allow_pickle=allow_pickle)
         archived = steps.archive(exported=exported.output, serving_image=serving_image)
-        registered = steps.upload(
+        answered = steps.preflight(
             archived=archived.output,
             serving_image=serving_image,
-            model_uri=model_uri,
-            staging=staging,
-            **where,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            canary_percent=canary_percent,
+            promotion_steps=promotion_steps,
+            max_latency_seconds=max_latency_seconds,
+            keep_previous=keep_previous,
+            keep_versions=keep_versions,
+        )
+        registered = steps.upload(archived=archived.output, serving_image=serving_image, **of_model, **where).after(
+            answered
         )
         found = steps.create_endpoint(registered=registered.output, endpoint=endpoint, **where)
-        released = steps.release(keep_previous=keep_previous, **run, **where)
-        with dsl.ExitHandler(released, name="deploy and verify"):
+        concluded = steps.conclude(keep_previous=keep_previous, keep_versions=keep_versions, **run)
+        with dsl.ExitHandler(concluded, name="deploy, verify and release"):
             deployed = steps.deploy(
                 registered=registered.output,
                 endpoint=found.output,
                 machine_type=machine_type,
                 min_replicas=min_replicas,
                 max_replicas=max_replicas,
-                canary_percent=canary_percent,
                 **run,
-                **where,
             )
             verified = steps.verify(
-                endpoint=found.output, archived=archived.output, deployed_model=deployed.output, **where
-            )
+                archived=archived.output,
+                max_latency_seconds=max_latency_seconds,
+                **run,
+            ).after(deployed)
+            released = steps.release(
+                archived=archived.output,
+                canary_percent=canary_percent,
+                promotion_steps=promotion_steps,
+                max_latency_seconds=max_latency_seconds,
+                **run,
+            ).after(verified)
         # What a step finds in the registry or on an endpoint is not in its inputs, so none may be skipped.
-        for task in (model, exported, archived, registered, found, deployed, verified, released):
+        tasks = (model, exported, archived, answered, registered, found, deployed, verified, released, concluded)
+        for task in tasks:
             task.set_caching_options(enable_caching=False)
 
     return deploy
@@ -135,6 +163,9 @@ AllowPickle = Annotated[
 ]
 Repository = Annotated[str, typer.Option(help="Where the images lie, as HOST/PROJECT/NAME.", envvar="IMAGE_REPOSITORY")]
 Tag = Annotated[str, typer.Option(help="Tag of the images.", envvar="IMAGE_TAG")]
+Project = Annotated[str, typer.Option(help="Google Cloud project.", envvar="GOOGLE_CLOUD_PROJECT")]
+Location = Annotated[str, typer.Option(help="Region.", envvar="GOOGLE_CLOUD_LOCATION")]
+Endpoint = Annotated[str, typer.Argument(help="Endpoint, by its id, display name or resource name.")]
 Parameter = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", help="NAME=VALUE for the pipeline, any number of times.", show_default=False),
@@ -213,10 +244,10 @@ def submit(
     model_uri: Annotated[
         str, typer.Argument(help=f"Folder with the trained model and {FILE_NAME}, gs://bucket/folder.")
     ],
-    project: Annotated[str, typer.Option(help="Google Cloud project.", envvar="GOOGLE_CLOUD_PROJECT")],
+    project: Project,
     repository: Repository,
     tag: Tag = "latest",
-    location: Annotated[str, typer.Option(help="Region.", envvar="GOOGLE_CLOUD_LOCATION")] = "us-central1",
+    location: Location = "us-central1",
     service_account: Annotated[
         str | None, typer.Option(help="Account that the steps run as; Compute Engine's default if not given.")
     ] = None,
@@ -224,10 +255,7 @@ def submit(
     output: Annotated[Path | None, typer.Option(help="Wait for the end, and write pictures to this folder.")] = None,
 ) -> None:
     """Submit the pipeline to Vertex AI, or to a `local` one that VERTEX_EMULATOR_HOST names."""
-    text = storage.read_text(f"{model_uri.rstrip('/')}/{FILE_NAME}")
-    if text is None:
-        raise ContractError(f"{model_uri} holds no {FILE_NAME}; write the model's contract there")
-    contract = ModelContract.parse(text, f"{model_uri}/{FILE_NAME}")
+    contract = _contract(model_uri)
     parameters = {"model_uri": model_uri, **_parameters(contract, parameter)}
     _check_platform(contract, parameters, repository, tag)
     vertex = Vertex(project, location)
@@ -237,15 +265,79 @@ def submit(
         _follow(vertex, name, output)
 
 
+@app.command()
+def plan(
+    model: Annotated[
+        str, typer.Argument(help=f"Folder with the trained model and {FILE_NAME}, or gs://bucket/folder.")
+    ],
+    project: Project,
+    repository: Repository,
+    tag: Tag = "latest",
+    location: Location = "us-central1",
+    parameter: Parameter = None,
+) -> None:
+    """Print what `submit` would create, reuse and retire, and how traffic would move; nothing is changed.
+
+    Of a model that is not in a bucket yet, all but where its files would be sent is told.
+    """
+    contract = _contract(model)
+    given = _parameters(contract, parameter)
+    parameters = _defaults(contract.framework, repository, tag) | given
+    staging = parameters["staging"]
+    if not staging and model.startswith("gs://"):
+        staging = storage.staging_folder("", model)
+    with tempfile.TemporaryDirectory() as folder, console.status("looking"):
+        directory = storage.fetch(model, Path(folder))
+        planned = plan_run(Vertex(project, location), contract, directory, staging, parameters)
+    for line in shown.plan_lines(planned, parameters):
+        console.print(line)
+
+
+@app.command()
+def status(endpoint: Endpoint, project: Project, location: Location = "us-central1") -> None:
+    """Show an endpoint's models: traffic, who deployed them, their last verification, and what `rollback` would do."""
+    vertex = Vertex(project, location)
+    found = endpoint_status(vertex, known_endpoint(vertex, endpoint))
+    console.print(shown.status_table(found), soft_wrap=False)
+    for line in shown.status_lines(found):
+        console.print(line)
+
+
+@app.command()
+def rollback(
+    endpoint: Endpoint,
+    project: Project,
+    location: Location = "us-central1",
+    to: Annotated[str | None, typer.Option(help="Id of the deployed model that gets all traffic instead.")] = None,
+) -> None:
+    """Give an endpoint's traffic back to the model that had it before; during a canary, take the newcomer's away.
+
+    The model that served stays deployed, without traffic. `status` shows which model would get it.
+    """
+    vertex = Vertex(project, location)
+    name = known_endpoint(vertex, endpoint)
+    for line in shown.rollback_lines(roll_back(vertex, name, to), name):
+        console.print(line)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def local(context: typer.Context) -> None:
     """Start a local Vertex AI that lasts; all options are those of python -m containers.vertex_local."""
     os.execv(sys.executable, [sys.executable, "-m", "containers.vertex_local", *context.args])  # noqa: S606
 
 
+def _contract(model: str) -> ModelContract:
+    """The contract beside a trained model, in a folder or in Cloud Storage."""
+    text = storage.read_text(f"{model.rstrip('/')}/{FILE_NAME}")
+    if text is None:
+        raise ContractError(f"{model} holds no {FILE_NAME}; write the model's contract there")
+    return ModelContract.parse(text, f"{model}/{FILE_NAME}")
+
+
 def _check_platform(contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> None:
     """Stop where the platform cannot carry what the contract declares, before anything is made."""
     image = parameters.get("serving_image") or f"{repository}/serving-{contract.framework}:{tag}"
+    check_release(contract, image, parameters.get("canary_percent", CANARY_PERCENT))
     for warning in check_platform(contract, image, date.today()):
         errors.print(f"[yellow]warning[/] {escape(warning)}")
 
@@ -267,29 +359,51 @@ def _submit(
 
 def _follow(vertex: Vertex, name: str, output: Path) -> None:
     """Show each step as it ends, and then what came of it all."""
-    steps: dict[str, job.Step] = {}
-    with console.status("the pipeline begins") as status:
-        for step in job.follow(vertex, name):
-            steps[step.name] = step
-            if step.state == "RUNNING":
-                status.update(step.name)
-                continue
-            mark = "[green]✓[/]" if step.state == "SUCCEEDED" else f"[red]✗[/] {step.state.lower()}"
-            console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")
-    endpoint = steps["create-endpoint"].outputs["found"][1]["resourceName"]
-    measured = steps["verify"].outputs["metrics"][1]
-    pictures, shown = steps["verify"].outputs["pictures"]
-    call = storage.read_text(steps["verify"].outputs["earth_engine_call"][0]) or ""
+    ended: dict[str, job.Step] = {}
+    try:
+        with console.status("the pipeline begins") as status:
+            for step in job.follow(vertex, name):
+                ended[step.name] = step
+                if step.state == "RUNNING":
+                    status.update(step.name)
+                    continue
+                mark = "[green]✓[/]" if step.state == "SUCCEEDED" else f"[red]✗[/] {step.state.lower()}"
+                console.print(f"{mark} {step.name:22}{step.seconds:6.1f} s")
+    except JobError:
+        with suppress(PipelineError):  # the job's error is the one to tell
+            _show(ended, output)
+        raise
+    _show(ended, output)
+
+
+def _show(ended: dict[str, job.Step], output: Path) -> None:
+    """What came of a run: its report, and where it released a model the Earth Engine call and the picture."""
+    concluded = ended.get("conclude")
+    if concluded is None or concluded.state != "SUCCEEDED":
+        return
+    measured = concluded.outputs["metrics"][1]
     output.mkdir(parents=True, exist_ok=True)
-    (output / "earth-engine-call.md").write_text(call, encoding="utf-8")
-    console.print(f"\n{escape(call)}")
-    console.print(f"endpoint  {endpoint}")
-    console.print(f"parity    {measured['largest_difference']:.2g} is the largest difference from the source model")
-    if shown.get("scene"):
-        found = storage.fetch(pictures, output)
-        if found != output:
-            shutil.copytree(found, output, dirs_exist_ok=True)
-        console.print(f"picture   {output / 'scene.png'}")
+    (output / "report.html").write_text(storage.read_text(concluded.outputs["report"][0]) or "", encoding="utf-8")
+    if measured["released"]:
+        call = storage.read_text(concluded.outputs["earth_engine_call"][0]) or ""
+        (output / "earth-engine-call.md").write_text(call, encoding="utf-8")
+        console.print(f"\n{escape(call)}")
+        console.print(f"endpoint  {ended['create-endpoint'].outputs['found'][1]['resourceName']}")
+        console.print(f"parity    {measured['largest_difference']:.2g} is the largest difference from the source model")
+        pictures, shown = ended["verify"].outputs["pictures"]
+        if shown.get("scene"):
+            found = storage.fetch(pictures, output)
+            if found != output:
+                shutil.copytree(found, output, dirs_exist_ok=True)
+            console.print(f"picture   {output / 'scene.png'}")
+    console.print(f"outcome   {escape(concluded.parameters['Output'])}")
+    console.print(f"report    {output / 'report.html'}")
+
+
+def _defaults(framework: Framework, repository: str, tag: str) -> dict[str, Any]:
+    """The parameters of the pipeline that have a default, with it."""
+    inputs = deploy_pipeline(framework, repository, tag).component_spec.inputs
+    return {name: each.default for name, each in inputs.items() if each.optional}
 
 
 def _parameters(contract: ModelContract, given: list[str] | None) -> dict[str, Any]:
@@ -299,6 +413,8 @@ def _parameters(contract: ModelContract, given: list[str] | None) -> dict[str, A
     readers: dict[str, Callable[[str], Any]] = {
         "String": str,
         "Integer": int,
+        "Float": float,
+        "List[Integer]": lambda text: [int(each) for each in text.split(",")],
         "Boolean": lambda text: {"true": True, "false": False}[text.lower()],
     }
     parameters = {}

@@ -18,9 +18,10 @@ from typing import Protocol
 import grpc
 
 from benchmarks.processes import Count, take_turns
+from components.earthengine.payloads.predict_messages import GRPC_METHOD
 
 HTTP_PATH = "/predict"
-GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
+
 _TIMEOUT_S = 60
 
 

@@ -1,4 +1,4 @@
-"""What it costs to run the seven steps as a pipeline rather than as functions one after another.
+"""What it costs to run the nine steps as a pipeline rather than as functions one after another.
 
     python -m benchmarks.steps [--framework tensorflow]
 
@@ -21,17 +21,28 @@ from typing import get_args
 from benchmarks.results import Figure, report
 from components import job, local, storage
 from components.earthengine.contract import Framework
+from components.parameters import CANARY_PERCENT, MAX_LATENCY_SECONDS, PROMOTION_STEPS
 from components.train import train_land_cover
 from components.vertex import Vertex
 from pipeline import compile_template
 
 _ROUNDS = 3
 _MODEL_URI = f"gs://{local.BUCKET}/models/benchmark"
-_STEPS = ("export", "archive", "upload", "create-endpoint", "deploy", "verify", "release")
+_STEPS = (
+    "export",
+    "archive",
+    "preflight",
+    "upload",
+    "create-endpoint",
+    "deploy",
+    "verify",
+    "release",
+    "conclude",
+)
 
 
 def functions(framework: str, folder: Path) -> dict[str, float]:
-    """Call the functions of the seven steps on the model in the bucket; returns the seconds of each."""
+    """Call the functions of the nine steps on the model in the bucket; returns the seconds of each."""
     begin = time.perf_counter()
     seconds: dict[str, float] = {}
 
@@ -49,37 +60,57 @@ def functions(framework: str, folder: Path) -> dict[str, float]:
 
     archive_model(folder / "exported", folder / "archived")
     done("archive")
+    from components.preflight import check_archive
+
+    archived = folder / "archived"
+    check_archive(archived)
+    done("preflight")
     from components.upload import upload_model
 
-    registered = upload_model(vertex, folder / "archived", f"images/serving-{framework}:1", staging)
+    registered = upload_model(vertex, archived, f"images/serving-{framework}:1", staging)
     done("upload")
     from components.endpoint import find_or_create_endpoint
 
     endpoint = find_or_create_endpoint(vertex, "benchmark")
     done("create-endpoint")
-    from components.deploy import deploy_model, record_address
+    from components.deploy import deploy_model
+    from components.record import Record
 
-    record = record_address(staging, "benchmark")
-    deployment = deploy_model(
+    record = Record.of(staging, "benchmark")
+    deploy_model(
         vertex,
-        endpoint,
+        endpoint.name,
         registered.name,
         record,
         run="benchmark",
         machine_type="n1-standard-2",
         min_replicas=1,
         max_replicas=1,
-        canary_percent=10,
     )
     done("deploy")
-    from components.verify import verify_deployment
+    from components.verify import verify_run
 
-    verify_deployment(vertex, endpoint, deployment.deployed_model, folder / "archived", folder / "pictures")
+    verify_run(vertex, record, archived, folder / "pictures", max_latency_seconds=MAX_LATENCY_SECONDS)
     done("verify")
     from components.release import release_deployment
 
-    release_deployment(vertex, record, verified=True, keep_previous=1)
+    release_deployment(
+        vertex,
+        record,
+        archived,
+        canary_percent=CANARY_PERCENT,
+        promotion_steps=PROMOTION_STEPS,
+        max_latency_seconds=MAX_LATENCY_SECONDS,
+    )
     done("release")
+    from components.conclude import conclude_run
+    from components.report import declared, write_call, write_report
+
+    conclusion = conclude_run(vertex, record, fault="", keep_previous=1, keep_versions=10)
+    contract = declared(record, _MODEL_URI)
+    write_report(vertex, contract, conclusion, folder / "report.html")
+    write_call(contract, conclusion, folder / "call.md")
+    done("conclude")
     return seconds
 
 
@@ -119,7 +150,7 @@ def main() -> None:
                 storage.stage(model, _MODEL_URI)
                 as_pipeline.append(pipeline_steps(arguments.framework, folder))
     ratios = [run["all"] / sum(calls.values()) for run, calls in zip(as_pipeline, as_functions, strict=True)]
-    figures = [Figure("seven steps as a pipeline, times the functions", statistics.median(ratios), "x", "at most 2.5")]
+    figures = [Figure("nine steps as a pipeline, times the functions", statistics.median(ratios), "x", "at most 2.5")]
     figures.append(Figure("the pipeline", statistics.median(run["all"] for run in as_pipeline), "s"))
     figures.append(Figure("the functions", statistics.median(sum(calls.values()) for calls in as_functions), "s"))
     for step in _STEPS:

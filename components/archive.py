@@ -15,6 +15,7 @@ from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.frameworks import ONNX_NAME, TORCHSCRIPT_NAME
 from components.golden import FILE_NAME as GOLDEN_NAME
+from components.golden import HASH_NAME
 from components.stored_zip import add_stored
 from components.torchserve import DESCRIPTION_NAME, HANDLER, description
 from components.whole import whole_folder
@@ -23,7 +24,7 @@ ARCHIVE_NAME = "model.mar"  # the name that Vertex AI's prebuilt PyTorch images 
 
 
 def archive_model(exported: Path, destination: Path) -> ModelContract:
-    """Archive an exported model into a new folder, with model.yaml, golden.npz and source.sha256 beside it.
+    """Archive an exported model into a new folder, with model.yaml, its golden tiles and source.sha256 beside it.
 
     Raises:
         ContractError: the exported model has no valid model.yaml.
@@ -31,13 +32,13 @@ def archive_model(exported: Path, destination: Path) -> ModelContract:
     """
     contract = ModelContract.read(exported)
     model = TORCHSCRIPT_NAME if contract.framework == "pytorch" else "saved_model.pb"
-    for name in (model, GOLDEN_NAME, DIGEST_NAME):
+    for name in (model, GOLDEN_NAME, HASH_NAME, DIGEST_NAME):
         if not (exported / name).is_file():
             raise ModelError(f"{exported / name} does not exist; export the model again")
     with whole_folder(destination):
         if contract.framework == "pytorch":
             _write_mar(contract, exported, destination / ARCHIVE_NAME)
-            for name in (FILE_NAME, GOLDEN_NAME, DIGEST_NAME):
+            for name in (FILE_NAME, GOLDEN_NAME, HASH_NAME, DIGEST_NAME):
                 shutil.copyfile(exported / name, destination / name)
         else:
             shutil.copytree(exported, destination, dirs_exist_ok=True)

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from components import golden, images
+from components.answers import answer
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ContractError, PipelineError
-from components.earthengine.payloads import MAX_PAYLOAD_BYTES, codec
+from components.earthengine.payloads import MAX_PAYLOAD_BYTES
 from components.earthengine.tiles import check_payload
+from components.replay import tile_bytes
+from components.sample import Sample
+from components.sample.made import made_sample
 from components.source import SourceModel
 
 
@@ -28,8 +32,8 @@ class Finding:
 def check_model(directory: Path, image: str | None, today: date, *, allow_pickle: bool = False) -> Iterator[Finding]:
     """Check a trained model in a directory, one finding after the other as they come.
 
-    The model is loaded and run on a patch of the declared size, and what it answers is held against
-    what model.yaml declares. Without an image ours is meant.
+    The model is loaded and run on its sample, or where that cannot be read on made tiles, and what it
+    answers is held against what model.yaml declares and the sample expects. Without an image ours is meant.
     """
     try:
         contract = ModelContract.read(directory)
@@ -53,7 +57,13 @@ def check_model(directory: Path, image: str | None, today: date, *, allow_pickle
     except PipelineError as error:
         yield Finding("image", "failed", str(error))
     try:
-        yield Finding("model", "passed", _run(directory, allow_pickle))
+        sample = golden.tiles_for(contract, directory)
+        yield Finding("golden", "passed", sample.origin)
+    except PipelineError as error:
+        sample = made_sample(contract)
+        yield Finding("golden", "failed", str(error))
+    try:
+        yield Finding("model", "passed", _run(directory, sample, allow_pickle))
     except PipelineError as error:
         yield Finding("model", "failed", str(error))
 
@@ -71,17 +81,17 @@ def check_platform(contract: ModelContract, image: str, today: date) -> list[str
     return images.check(contract, image, today)
 
 
-def _run(directory: Path, allow_pickle: bool) -> str:
+def _run(directory: Path, sample: Sample, allow_pickle: bool) -> str:
     source = SourceModel(directory, allow_pickle=allow_pickle)
     contract = source.contract
-    tiles = golden.tiles_for(contract, directory)[0][:1]
-    outputs = source.predict(tiles)
-    answered = ", ".join(f"{name} {list(array.shape[1:])}" for name, array in outputs.items())
-    size = len(codec(contract.payload_format).encode_response(contract, outputs))
+    given = answer(source, sample)
+    answered = ", ".join(f"{name} {list(array.shape[1:])}" for name, array in given.outputs.items())
+    _, size = tile_bytes(contract, given)
     if size > MAX_PAYLOAD_BYTES:
         raise ContractError(
             f"the answer to one tile takes {size:,} bytes in {contract.payload_format}, a shared endpoint allows "
             f"{MAX_PAYLOAD_BYTES:,}; declare a smaller tile in model.yaml"
         )
     sent = "a feature" if contract.table else f"a patch of {contract.patch[0]} x {contract.patch[1]} pixels"
-    return f"answers {sent} as declared: {answered}"
+    expected = f"; {', '.join(sample.expected)} as expected" if sample.expected else ""
+    return f"answers {sent} as declared: {answered}{expected}"

@@ -1,151 +1,162 @@
-"""Deploy: a registered model onto an endpoint, with its canary share of the traffic.
+"""Deploy: a registered model onto its endpoint, without traffic, and onto a trial endpoint where it is verified first.
 
-Before anything is changed the endpoint's traffic is written down in Cloud Storage, so that release
-can restore it even where this step was killed.
+Both at the same time, so that the trial costs no wait. Before anything is changed the endpoint's traffic is written
+down in Cloud Storage, so that the run's last step knows of it even where this step was killed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from components import storage
+from components import job
 from components.earthengine.errors import VertexError
-from components.traffic import set_traffic, with_canary
-from components.vertex import READ_AGAIN, Vertex, explained, model_id, wait
+from components.parameters import check_numbers
+from components.record import Deployment, Record
+from components.traffic import DEPLOY_SECONDS, read_endpoint, shares_at
+from components.trial import leftover_trials, make_trial, remove_trial, trial_name
+from components.vertex import Vertex, explained, model_id, wait, wait_until_ended
 
-# Vertex AI gives up a deployment after two hours at most (container requirements page).
-DEPLOY_SECONDS = 7200
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Deployment:
-    """One run's deployment, as written down before it begins.
-
-    Attributes:
-        endpoint: resource name.
-        deployed_model: the id on the endpoint, chosen before the deployment.
-        traffic_before: the endpoint's split before the deployment.
-        created: False where the version was deployed already.
-        operation: of Vertex AI that deploys it; it goes on if the step is killed.
-    """
-
-    endpoint: str
-    deployed_model: str
-    traffic_before: dict[str, int]
-    created: bool
-    operation: str = ""
+_LONGEST_NAME = 128  # characters of a display name (aiplatform_v1, DeployedModel)
+_BY = " by run "  # in the display name, before the run that deployed the model
+_BY_RUN = re.compile(rf".*{_BY}([a-z0-9][-a-z0-9]*)")
 
 
 def deploy_model(
     vertex: Vertex,
     endpoint: str,
     model: str,
-    record: str,
+    record: Record,
     *,
     run: str,
     machine_type: str,
     min_replicas: int,
     max_replicas: int,
-    canary_percent: int,
+    made: Sequence[str] = (),
 ) -> Deployment:
-    """Deploy a model version to an endpoint, or find it deployed.
+    """Deploy a model version to an endpoint, or find it deployed; it has the traffic that it had before.
+
+    A version that has traffic already is verified where it serves; any other gets a trial endpoint.
 
     Args:
         vertex: where.
         endpoint: resource name.
         model: resource name with version, `.../models/M@V`.
-        record: gs:// address that the deployment is written down at.
-        run: what tells this run from others; the deployed model's id derives from it.
+        record: where the deployment is written down.
+        run: id of the pipeline job; the deployed model's id derives from it.
         machine_type: of each replica, such as n1-standard-2.
         min_replicas: at least 1.
         max_replicas: quota is charged for these.
-        canary_percent: 1 to 100, the new model's share until it is verified; all on an empty endpoint.
+        made: resource names of the version and the endpoint, as far as the run made them; they are written down.
 
     Raises:
+        ParameterError: a number is out of its range.
         StorageError: the record cannot be written.
-        VertexError: Vertex AI refuses, or the model's server does not become ready; traffic is as before.
+        VertexError: Vertex AI refuses, or the model's server does not become ready.
     """
-    check_numbers(canary_percent=canary_percent, min_replicas=min_replicas, max_replicas=max_replicas)
-    with explained(f"look up endpoint {endpoint}"):
-        found = vertex.endpoints.get_endpoint(name=endpoint, retry=READ_AGAIN)
-    before = dict(found.traffic_split)
-    there = next((each.id for each in found.deployed_models if serves(each, model)), None)
-    if (earlier := read_record(record)) and earlier.deployed_model == there:
-        return earlier  # this run's own, deployed before the step was tried again
-    deployment = Deployment(endpoint, there or _id(run), before, created=there is None)
-    _write(record, deployment)
-    if there:
-        if not before.get(there):
-            set_traffic(vertex, endpoint, with_canary(before, there, canary_percent))
+    check_numbers(min_replicas=min_replicas, max_replicas=max_replicas)
+    deployment = record.deployment()
+    if deployment:  # this step is tried again
+        for operation in deployment.operations:
+            wait_until_ended(vertex, operation, DEPLOY_SECONDS)
+        deployment = replace(deployment, operations=())  # what is begun from here on is not written down yet
+    else:
+        deployment = planned_deployment(vertex, read_endpoint(vertex, endpoint), endpoint, model, run)
+        deployment = replace(deployment, made=tuple(made))
+    record.write(deployment)
+    deployment = replace(deployment, leftovers=tuple(_remove_leftovers(vertex, endpoint)))
+    record.write(deployment)
+    if not deployment.trial:
         return deployment
+    make_trial(vertex, endpoint, run)
     newcomer = {
         "id": deployment.deployed_model,
         "model": model,
-        "display_name": model.rsplit("/", 1)[-1],
+        "display_name": f"{model.rsplit('/', 1)[-1][: _LONGEST_NAME - len(_BY + run)]}{_BY}{run}",
         "dedicated_resources": {
             "machine_spec": {"machine_type": machine_type},
             "min_replica_count": min_replicas,
             "max_replica_count": max_replicas,
         },
     }
-    what = f"deploy {model} to {endpoint}"
-    with explained(what):
-        # "0" stands for the model being deployed (aiplatform_v1, DeployModelRequest).
-        operation = vertex.endpoints.deploy_model(
-            endpoint=endpoint, deployed_model=newcomer, traffic_split=with_canary(before, "0", canary_percent)
-        )
-    deployment = replace(deployment, operation=operation.operation.name)
-    _write(record, deployment)
-    wait(operation, what, DEPLOY_SECONDS)
+    begun = [
+        (f"deploy {model} to {where}", _begin(vertex, where, newcomer, share))
+        for where, share in ((deployment.trial, {"0": 100}), (endpoint, {}))
+        if deployment.deployed_model not in _ids(vertex, where)
+    ]
+    deployment = replace(deployment, operations=tuple(operation.operation.name for _, operation in begun))
+    record.write(deployment)
+    for what, operation in begun:
+        wait(operation, what, DEPLOY_SECONDS)
     return deployment
 
 
-def check_numbers(
-    *, canary_percent: int = 1, min_replicas: int = 1, max_replicas: int = 1, keep_previous: int = 0
-) -> None:
-    """Check the numbers that a deployment is made with.
-
-    Raises:
-        VertexError: one is out of its range.
-    """
-    if not 1 <= canary_percent <= 100:
-        raise VertexError(f"canary_percent is {canary_percent}; allowed: 1 to 100; correct it")
-    if not 1 <= min_replicas <= max_replicas:
-        raise VertexError(
-            f"min_replicas is {min_replicas}, max_replicas {max_replicas}; allowed: at least 1, and the smaller first; "
-            "correct them"
-        )
-    if keep_previous < 0:
-        raise VertexError(f"keep_previous is {keep_previous}; allowed: 0 or more; correct it")
+def run_of(deployed: Any) -> str:
+    """The run that deployed a model; empty where it was not one of ours."""
+    found = _BY_RUN.fullmatch(deployed.display_name)
+    return found[1] if found else ""
 
 
-def serves(deployed: Any, model: str) -> bool:
-    """Whether a deployed model is a version `.../models/M@V`.
+def deployed_of(endpoint: Any, model: str) -> list[Any]:
+    """What an endpoint has deployed of a version `.../models/M@V`, what has most traffic first.
 
     The project's id in one name may be its number in the other, so only model and version are compared.
     """
-    version = model.rsplit("@", 1)[-1]
-    return (model_id(deployed.model), deployed.model_version_id) == (model_id(model), version)
+    wanted = model_id(model), model.rsplit("@", 1)[-1]
+    found = [each for each in endpoint.deployed_models if (model_id(each.model), each.model_version_id) == wanted]
+    return sorted(found, key=lambda each: endpoint.traffic_split.get(each.id, 0), reverse=True)
 
 
-def record_address(staging: str, run: str) -> str:
-    """Where a run writes its deployment down, under the staging folder."""
-    return f"{staging.rstrip('/')}/runs/{run}.json"
+def planned_deployment(vertex: Vertex, found: Any, endpoint: str, model: str, run: str) -> Deployment:
+    """What a run is to deploy to an endpoint as it is `found`, before anything is changed.
+
+    What a run has deployed that works still is that run's to release or to remove.
+    """
+    same = (each for each in deployed_of(found, model) if not job.is_at_work(vertex, run_of(each), run))
+    there = next((each.id for each in same), None)
+    before = shares_at(found)
+    return Deployment(
+        run=run,
+        model=model,
+        endpoint=endpoint,
+        deployed_model=there or _id(run),
+        traffic_before=before,
+        created=there is None,
+        trial="" if there and before.get(there) else trial_name(vertex, run),
+    )
 
 
-def _write(record: str, deployment: Deployment) -> None:
-    storage.write_text(record, json.dumps(asdict(deployment)))
+def _remove_leftovers(vertex: Vertex, endpoint: str) -> list[str]:
+    """Remove the trial endpoints of ended runs; one that cannot be removed now is no reason to stop."""
+    removed = []
+    for leftover in leftover_trials(vertex, endpoint):
+        try:
+            remove_trial(vertex, leftover)
+            removed.append(leftover)
+        except VertexError as error:
+            log.warning("%s stays for now: %s", leftover, error)
+    return removed
 
 
-def read_record(record: str) -> Deployment | None:
-    """The deployment that a run wrote down; None if it came to none."""
-    text = storage.read_text(record)
-    return Deployment(**json.loads(text)) if text else None
+def _begin(vertex: Vertex, endpoint: str, newcomer: dict[str, Any], share: dict[str, int]) -> Any:
+    """Begin to deploy; without a share the endpoint's traffic stays as it is (aiplatform_v1, DeployModelRequest)."""
+    with explained(f"deploy {newcomer['model']} to {endpoint}"):
+        return vertex.endpoints.deploy_model(endpoint=endpoint, deployed_model=newcomer, traffic_split=share)
+
+
+def _ids(vertex: Vertex, endpoint: str) -> set[str]:
+    return {model.id for model in read_endpoint(vertex, endpoint).deployed_models}
 
 
 def _id(run: str) -> str:
-    """A deployed model's id, 1 to 10 digits (aiplatform_v1, DeployedModel.id), that follows from the run."""
+    """A deployed model's id, 1 to 10 digits (aiplatform_v1, DeployedModel.id), that follows from the run.
+
+    That endpoints may each have one of the same id is INFERRED: no page says that it is unique beyond its endpoint.
+    """
     return str(int(hashlib.sha256(run.encode()).hexdigest(), 16) % 10**10)

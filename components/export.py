@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from components import frameworks, golden, parity
+from components.answers import answer
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.digest import source_digest
 from components.earthengine.contract import FILE_NAME, ModelContract
@@ -29,9 +30,9 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
     """Export the model in a directory to a new folder.
 
     The folder gets the exported model (PyTorch: model.pt, TorchScript; TensorFlow: a SavedModel), model.onnx
-    where the model converts to it, model.yaml, golden.npz and source.sha256. The exported model is loaded
-    again and must answer the golden tiles, a tile of an odd size and a batch of another size as the source
-    model does; a model.onnx that does not is left out.
+    where the model converts to it, model.yaml, golden.npz, golden.sha256 and source.sha256. The exported model
+    is loaded again and must answer the golden tiles, a tile of an odd size and a batch of another size as the
+    source model does; a model.onnx that does not is left out.
 
     Args:
         directory: holds model.yaml and the trained model.
@@ -39,8 +40,8 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
         allow_pickle: whether a whole pickled module may be loaded.
 
     Raises:
-        ContractError: model.yaml is missing, wrong, or contradicts the model.
-        ModelError: the model cannot be loaded or exported.
+        ContractError: model.yaml is missing, wrong, or contradicts the model or the answers that its sample expects.
+        ModelError: the model cannot be loaded or exported, its answers are not numbers, or the sample cannot be read.
     """
     with whole_folder(destination):
         contract, trials = _export_source(directory, destination, allow_pickle)
@@ -64,8 +65,8 @@ def _export_source(directory: Path, destination: Path, allow_pickle: bool) -> tu
     """
     source = SourceModel(directory, allow_pickle=allow_pickle)
     contract = source.contract
-    tiles, scene = golden.tiles_for(contract, directory)
-    given = Golden(tiles, golden.joined([source.predict(batch) for batch in golden.batches(tiles)]), scene)
+    given = answer(source, golden.tiles_for(contract, directory))
+    tiles = given.tiles
     several = _answered(source, np.repeat(tiles[:1], _SEVERAL, axis=0))
     if several is None:
         log.warning("the model refuses a batch of %d tiles; Earth Engine may send several at once", _SEVERAL)

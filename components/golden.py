@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
-from components.earthengine.contract import Band, ModelContract
-from components.earthengine.errors import ModelError
+from components.earthengine.contract import ModelContract
+from components.earthengine.errors import ModelError, PipelineError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles
-from components.earthengine.payloads.batches import Part, parts
-from components.earthengine.tiles import Grid, pack
+from components.earthengine.tiles import pack
+from components.sample import Sample, read_sample, sample_file
+from components.sample.made import made_sample
+from components.sample.npz import OUTPUT, Arrays, outputs_in, read_arrays
 
 FILE_NAME = "golden.npz"
-SAMPLE_NAME = "sample.npz"
-
-# Made tiles: enough for several requests, few enough that a step stays fast.
-_MADE = 4
-_MADE_FEATURES = 64
+HASH_NAME = "golden.sha256"
 
 
 @dataclass(frozen=True)
@@ -36,26 +32,52 @@ class Golden:
     scene: tuple[int, int] | None
 
     def save(self, folder: Path) -> None:
-        """Write to a folder as golden.npz."""
-        arrays: dict[str, NDArray[Any]] = {f"output.{name}": array for name, array in self.outputs.items()}
+        """Write to a folder as golden.npz, the same bytes for the same arrays, and golden.sha256."""
+        arrays: Arrays = {f"{OUTPUT}{name}": array for name, array in self.outputs.items()}
         arrays |= {"tiles": self.tiles, "scene": np.array(self.scene or (0, 0))}
+        # An array in Fortran's order would be written in that order.
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         np.savez(folder / FILE_NAME, allow_pickle=False, **arrays)
+        (folder / HASH_NAME).write_text(_sha256(folder / FILE_NAME), encoding="ascii")
 
     @classmethod
     def load(cls, folder: Path) -> Golden:
         """Read from a folder.
 
         Raises:
-            ModelError: there are no golden tiles, or they cannot be read.
+            ModelError: there are no golden tiles, they are not those that were written, or they cannot be read.
         """
+        golden_hash(folder)
         path = folder / FILE_NAME
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                scene = tuple(int(size) for size in file["scene"])
-                outputs = {name.removeprefix("output."): file[name] for name in file if name.startswith("output.")}
-                return cls(file["tiles"], outputs, (scene[0], scene[1]) if any(scene) else None)
-        except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
+            arrays = read_arrays(path, lambda _: True)
+            width, height = (int(size) for size in arrays["scene"])
+            return cls(arrays["tiles"], outputs_in(arrays), (width, height) if width else None)
+        except (ValueError, TypeError, KeyError) as error:
             raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
+
+
+def golden_hash(folder: Path) -> str:
+    """The SHA-256 of a folder's golden.npz in hex, which is what its golden.sha256 says.
+
+    Raises:
+        ModelError: either file is missing, or golden.npz is another than golden.sha256 says.
+    """
+    path = folder / FILE_NAME
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
+    try:
+        written = (folder / HASH_NAME).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / HASH_NAME} cannot be read ({error}); export the model again") from error
+    if found != written:
+        raise ModelError(
+            f"{path} has the SHA-256 {found}, {HASH_NAME} says {written[:64] or 'nothing'}: the golden tiles are not "
+            "those that were exported; export the model again"
+        )
+    return found
 
 
 def batches(tiles: Tiles) -> list[Tiles]:
@@ -63,81 +85,37 @@ def batches(tiles: Tiles) -> list[Tiles]:
     return [tiles[part] for part in pack(len(tiles), min(tiles[0].nbytes, MAX_PAYLOAD_BYTES))]
 
 
-def joined(answers: list[Outputs]) -> Outputs:
-    """The answers to batches as those to all tiles."""
+def joined(answers: list[Outputs], error_type: type[PipelineError] = ModelError) -> Outputs:
+    """The answers to batches as those to all tiles.
+
+    Raises:
+        PipelineError: of this type, where an output has one shape in an answer and another in the next.
+    """
+    for name, first in answers[0].items():
+        for answer in answers:
+            if answer[name].shape[1:] != first.shape[1:]:
+                raise error_type(
+                    f"output {name} has the shape {list(first.shape[1:])} in one answer and "
+                    f"{list(answer[name].shape[1:])} in another, to tiles of one size; make the model answer all alike"
+                )
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
 
-def tiles_for(contract: ModelContract, directory: Path) -> tuple[Tiles, tuple[int, int] | None]:
-    """Raw tiles to try a model with, and the (width, height) of the scene that they cover.
+def tiles_for(contract: ModelContract, directory: Path) -> Sample:
+    """Raw tiles to try a model with, of the scene beside it where there is one, else made.
 
-    Cut from `sample.npz` beside the model where there is one: an array `[height, width]` a scalar
-    band, `[height, width, ...]` an array-valued one, a number or a string a property, under their names;
-    for a table `[N]` or `[N, ...]` a property. Else made from the contract: noise that spreads the
-    normalised values over 0 to 1, and one tile of 0s.
+    The scene is in `sample.npz`: an array `[height, width]` a scalar band, `[height, width, ...]` an
+    array-valued one, a number or a string a property, under their names; for a table `[N]` or `[N, ...]` a
+    property; under `output.NAME` what the training code answered for all of it, if known. Or it is in
+    the one GeoTIFF there is.
 
     Raises:
-        ModelError: sample.npz lacks a band, or its bands differ in size.
+        ModelError: the scene lacks a band, its bands differ in size, or there are several GeoTIFFs.
     """
-    path = directory / SAMPLE_NAME
-    if not path.exists():
-        return _made(contract), None
-    image = _read(contract, path)
-    if contract.table:
-        return np.ascontiguousarray(np.moveaxis(image, 2, 0)[..., np.newaxis]), None
-    grid = Grid.over(contract, image.shape[2], image.shape[1])
-    return grid.cut(image), (grid.width, grid.height)
+    path = sample_file(directory)
+    return read_sample(contract, path) if path else made_sample(contract)
 
 
-def _read(contract: ModelContract, path: Path) -> NDArray[np.float32]:
-    """The image `[C, height, width]` of a sample.npz; of a table `[C, 1, N]`, each feature a pixel."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if missing := [part.name for part in contract.sent if part.name not in file]:
-                raise ModelError(
-                    f"{path} lacks {', '.join(missing)}; it needs an array for each of "
-                    f"{', '.join(part.name for part in contract.sent)}: add what is missing, or remove the file"
-                )
-            first = file[contract.sent[0].name]
-            size = (1, *first.shape[:1]) if contract.table else first.shape[:2]
-            planes = [_planes(part, file[part.name], size, contract.table) for part in parts(contract)]
-    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
-        raise ModelError(f"{path} cannot be used as sample: {error}; write it again with numpy.savez") from error
-    return np.concatenate(planes)
-
-
-def _planes(part: Part, array: NDArray[Any], size: tuple[int, ...], table: bool) -> NDArray[np.float32]:
-    """The channels `[n, *size]` of a part of a sample."""
-    if part.values:
-        unknown = sorted({str(value) for value in array.flat} - set(part.values))
-        if unknown:
-            raise ValueError(f"{part.name} has {', '.join(unknown[:3])}, not only {', '.join(part.values)}")
-        array = np.array([part.values.index(str(value)) for value in array.flat]).reshape(array.shape)
-    along = size[1:] if table else size if part.has_pixels else ()
-    if array.shape != (*along, *part.shape):
-        raise ValueError(f"{part.name} has shape {list(array.shape)}, not {[*along, *part.shape]}")
-    planes = np.moveaxis(array.astype(np.float32).reshape(*along, part.channels), -1, 0)
-    if table:
-        return planes[:, np.newaxis]
-    return np.broadcast_to(planes if part.has_pixels else planes[:, np.newaxis, np.newaxis], (part.channels, *size))
-
-
-def _made(contract: ModelContract) -> Tiles:
-    width, height = contract.patch
-    count = _MADE_FEATURES if contract.table else _MADE
-    noise = np.random.default_rng(0).random((count, contract.channels, height, width), np.float32)
-    noise[-1] = 0
-    tiles = np.empty_like(noise)
-    for part, sent in zip(parts(contract), contract.sent, strict=True):
-        channels = slice(part.first, part.first + part.channels)
-        values = (noise[:, channels] - sent.offset) / (sent.factor or 1)
-        values[-1] = 0
-        if part.values:
-            values = np.floor(noise[:, channels] * len(part.values))
-        elif sent.type == "boolean":
-            values = np.heaviside(values, 0)
-        elif part.dtype.kind in "iu":
-            limits = np.iinfo(part.dtype)
-            values = values.round().clip(limits.min, limits.max)
-        tiles[:, channels] = values if isinstance(sent, Band) else values[..., :1, :1]
-    return tiles
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,6 +31,7 @@ class ServingImage:
         health_route: the path of its health checks; empty for Vertex AI's own.
         predict_route: the path of its predictions; empty for Vertex AI's own.
         grpc_port: where it speaks tensorflow.serving; None where it does not.
+        names_its_answers: whether its gRPC answers tell which deployed model gave them; of HTTP answers Vertex AI does.
     """
 
     framework: Framework
@@ -40,6 +41,7 @@ class ServingImage:
     predict_route: str = ""
     http_port: int = 8080
     grpc_port: int | None = None
+    names_its_answers: bool = False
 
 
 def of(uri: str) -> ServingImage:
@@ -57,6 +59,7 @@ def of(uri: str) -> ServingImage:
             health_route="/health",
             predict_route="/predict",
             grpc_port=8500,
+            names_its_answers=True,
         )
     if (found := _PREBUILT.fullmatch(name)) is None:
         raise ImageError(
@@ -113,3 +116,17 @@ def check(contract: ModelContract, uri: str, today: date) -> list[str]:
             f"days: no endpoint can be made on it then, and existing ones may be deleted; use {ours}"
         )
     return warnings
+
+
+def check_release(contract: ModelContract, uri: str, canary_percent: int) -> None:
+    """Check that a model on an image can be verified at its canary share, where other models answer too.
+
+    Raises:
+        ImageError: nothing tells its answers from theirs.
+    """
+    if contract.payload_format in _GRPC and canary_percent < 100 and not of(uri).names_its_answers:
+        raise ImageError(
+            f"serving image {uri} does not say in {contract.payload_format} which model gave an answer, so none can be "
+            f"verified with canary_percent {canary_percent}: submit with canary_percent 100, or use "
+            f"REPOSITORY/serving-{contract.framework}"
+        )

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from google.api_core import exceptions
 
 from components.earthengine.errors import JobError
 from components.vertex import READ_AGAIN, Vertex, explained
 
 # Between two looks at a job, in seconds: often while steps come and go, seldom while one takes its time.
 _SOONEST, _LATEST = 0.2, 10.0
+_FAILED = {"FAILED", "CANCELLED"}
+_OUTPUT = "output:"
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Step:
         state: RUNNING, SUCCEEDED, FAILED, NOT_TRIGGERED, SKIPPED or CANCELLED.
         seconds: from start to end, 0 while it runs.
         outputs: URI and metadata of each artifact by its name.
+        parameters: the value of each output parameter by its name.
     """
 
     name: str
     state: str
     seconds: float
     outputs: dict[str, tuple[str, dict[str, Any]]]
+    parameters: dict[str, Any]
 
 
 def submit(
@@ -87,12 +92,47 @@ def follow(vertex: Vertex, name: str) -> Iterator[Step]:
         state = job.state.name.removeprefix("PIPELINE_STATE_")
         if state == "SUCCEEDED":
             return
-        if state in {"FAILED", "CANCELLED"}:
+        if state in _FAILED:
             raise JobError(
                 f"pipeline job {name} {state.lower()}: {job.error.message or 'see its steps in the console'}"
             )
         pause = _SOONEST if news else min(pause * 1.2, _LATEST)
         time.sleep(pause)
+
+
+def has_ended(vertex: Vertex, run: str) -> bool:
+    """Whether the pipeline job of an id runs no more, or is not known any more.
+
+    Raises:
+        VertexError: Vertex AI does not answer.
+    """
+    with explained(f"look at pipeline job {run}"):
+        try:
+            job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}", retry=READ_AGAIN)
+        except (exceptions.NotFound, exceptions.BadRequest):  # or no id that a job can have
+            return True
+    return job.state.name.removeprefix("PIPELINE_STATE_") in {"SUCCEEDED", *_FAILED}
+
+
+def is_at_work(vertex: Vertex, other: str, run: str) -> bool:
+    """Whether another run than this one works still; "" is no run.
+
+    Raises:
+        VertexError: Vertex AI does not answer.
+    """
+    return bool(other) and other != run and not has_ended(vertex, other)
+
+
+def fault(vertex: Vertex, run: str) -> str:
+    """Why a pipeline job fails: what its failed steps said; empty where none has failed.
+
+    Raises:
+        VertexError: Vertex AI does not answer.
+    """
+    with explained(f"look at pipeline job {run}"):
+        job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}", retry=READ_AGAIN)
+    failed = [task for task in job.job_detail.task_details if task.state.name == "FAILED"]
+    return "; ".join(f"{task.task_name}: {task.error.message}" for task in failed if task.error.message)
 
 
 def _begun(job: Any) -> list[Step]:
@@ -109,4 +149,7 @@ def _step(task: Any) -> Step:
         for name, listed in task.outputs.items()
         for artifact in listed.artifacts
     }
-    return Step(task.task_name, task.state.name, seconds, outputs)
+    # Vertex AI keeps parameters in the metadata of the task's execution, under these names.
+    given = dict(task.execution.metadata or {})
+    parameters = {name.removeprefix(_OUTPUT): value for name, value in given.items() if name.startswith(_OUTPUT)}
+    return Step(task.task_name, task.state.name, seconds, outputs, parameters)

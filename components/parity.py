@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,17 +35,43 @@ def compare(contract: ModelContract, expected: Outputs, answered: Outputs) -> Pa
         if wanted.shape != got.shape:
             faults.append(f"output {output.name} has shape {list(got.shape)}, expected {list(wanted.shape)}")
             continue
-        difference, size = _difference(wanted.astype(np.float64), got.astype(np.float64))
-        allowed = contract.tolerance.absolute + contract.tolerance.relative * size
+        lost = np.argwhere(~np.isfinite(got.astype(np.float64)) & np.isfinite(wanted.astype(np.float64)))
+        if lost.size:
+            place = tuple(int(index) for index in lost[0])
+            largest = math.inf
+            faults.append(
+                f"output {output.name} is not a number at {len(lost)} of {got.size} values, "
+                f"first {spot(contract, place)}: {got[place]} instead of {wanted[place]:.6g}"
+            )
+            continue
+        difference, allowed = apart(contract, wanted.astype(np.float64), got.astype(np.float64))
         largest = max(largest, float(difference.max(initial=0.0)))
         if (beyond := np.argwhere(difference > allowed)).size:
             place = tuple(int(index) for index in beyond[0])
             faults.append(
-                f"output {output.name} differs at {len(beyond)} of {difference.size} values, first in tile {place[0]} "
-                f"at row {place[1]}, column {place[2]}: {got[place]:.6g} instead of {wanted[place]:.6g}, by "
-                f"{difference[place]:.3g} where {allowed[place]:.3g} is allowed"
+                f"output {output.name} differs at {len(beyond)} of {difference.size} values, "
+                f"first {spot(contract, place)}: {got[place]:.6g} instead of {wanted[place]:.6g}, "
+                f"by {difference[place]:.3g} where {allowed[place]:.3g} is allowed"
             )
     return Parity(largest, "; ".join(faults) or None)
+
+
+def apart(
+    contract: ModelContract, wanted: NDArray[np.float64], got: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far each value lies from what was wanted, and how far the contract's tolerance allows.
+
+    It is infinity where one is no number and the other is.
+    """
+    difference, size = _difference(wanted, got)
+    return difference, contract.tolerance.absolute + contract.tolerance.relative * size
+
+
+def spot(contract: ModelContract, place: tuple[int, ...]) -> str:
+    """Where an element `[tile, row, column, ...]` of an output lies, in words."""
+    if contract.table:
+        return f"in feature {place[0]}"
+    return f"in tile {place[0]} at row {place[1]}, column {place[2]}"
 
 
 def _difference(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:

@@ -14,7 +14,7 @@ from google_cloud_pipeline_components.types.artifact_types import (
     VertexModel,
 )
 from kfp import dsl
-from kfp.dsl import Artifact, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Input, Markdown, Metrics, Model, Output
 
 VERTEX_IMAGE = "steps-vertex"
 EXPORT_IMAGE = "steps-export"
@@ -43,6 +43,39 @@ def archive(exported: Input[Model], serving_image: str, archived: Output[Unmanag
     archived.metadata["containerSpec"] = {"imageUri": serving_image}
 
 
+@dsl.component(base_image=EXPORT_IMAGE, install_kfp_package=False)
+def preflight(
+    archived: Input[UnmanagedContainerModel],
+    serving_image: str,
+    min_replicas: int,
+    max_replicas: int,
+    canary_percent: int,
+    promotion_steps: list[int],
+    max_latency_seconds: float,
+    keep_previous: int,
+    keep_versions: int,
+) -> None:
+    from pathlib import Path
+
+    from components.earthengine.contract import ModelContract
+    from components.images import check_release
+    from components.parameters import check_numbers
+    from components.preflight import check_archive
+
+    folder = Path(archived.path)
+    check_release(ModelContract.read(folder), serving_image, canary_percent)
+    check_numbers(
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        canary_percent=canary_percent,
+        promotion_steps=[int(step) for step in promotion_steps],
+        max_latency_seconds=max_latency_seconds,
+        keep_previous=keep_previous,
+        keep_versions=keep_versions,
+    )
+    print(check_archive(folder))  # noqa: T201 -- the step's log
+
+
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
 def upload(
     archived: Input[UnmanagedContainerModel],
@@ -62,7 +95,8 @@ def upload(
     vertex = Vertex(project, location)
     model = upload_model(vertex, Path(archived.path), serving_image, staging_folder(staging, model_uri))
     registered.uri = vertex.uri(model.name)
-    registered.metadata["resourceName"] = model.name
+    registered.metadata.update(resourceName=model.name, created=model.created)
+    print(f"{model.name}: {'registered' if model.created else 'was registered already, nothing is uploaded'}")  # noqa: T201
 
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
@@ -73,9 +107,10 @@ def create_endpoint(
     from components.vertex import Vertex, model_id
 
     vertex = Vertex(project, location)
-    name = find_or_create_endpoint(vertex, endpoint or model_id(registered.metadata["resourceName"]))
-    found.uri = vertex.uri(name)
-    found.metadata["resourceName"] = name
+    made = find_or_create_endpoint(vertex, endpoint or model_id(registered.metadata["resourceName"]))
+    found.uri = vertex.uri(made.name)
+    found.metadata.update(resourceName=made.name, created=made.created)
+    print(f"{made.name}: {'created' if made.created else 'was there already'}")  # noqa: T201
 
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
@@ -90,52 +125,94 @@ def deploy(
     machine_type: str,
     min_replicas: int,
     max_replicas: int,
-    canary_percent: int,
 ) -> str:
-    from components.deploy import deploy_model, record_address
+    from components.deploy import deploy_model
+    from components.record import Record
     from components.storage import staging_folder
     from components.vertex import Vertex
 
-    return deploy_model(
-        Vertex(project, location),
-        endpoint.metadata["resourceName"],
-        registered.metadata["resourceName"],
-        record_address(staging_folder(staging, model_uri), run),
-        run=run,
-        machine_type=machine_type,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        canary_percent=canary_percent,
-    ).deployed_model
+    record = Record.of(staging_folder(staging, model_uri), run)
+    found = [artifact.metadata for artifact in (registered, endpoint)]
+    with record.telling("deploy"):
+        return deploy_model(
+            Vertex(project, location),
+            endpoint.metadata["resourceName"],
+            registered.metadata["resourceName"],
+            record,
+            run=run,
+            machine_type=machine_type,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            made=[metadata["resourceName"] for metadata in found if metadata["created"]],
+        ).deployed_model
 
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
 def verify(
-    endpoint: Input[VertexEndpoint],
     archived: Input[UnmanagedContainerModel],
-    deployed_model: str,
     project: str,
     location: str,
-    metrics: Output[Metrics],
+    run: str,
+    model_uri: str,
+    staging: str,
+    max_latency_seconds: float,
     pictures: Output[Artifact],
-    earth_engine_call: Output[Markdown],
-) -> None:
+) -> str:
     from pathlib import Path
 
-    from components.verify import verify_deployment, write_call
+    from components.record import Record
+    from components.storage import staging_folder
+    from components.verify import verify_run
     from components.vertex import Vertex
 
-    vertex, name = Vertex(project, location), endpoint.metadata["resourceName"]
-    folder = Path(archived.path)
-    result = verify_deployment(vertex, name, deployed_model, folder, Path(pictures.path))
-    pictures.metadata["scene"] = result.picture is not None
-    for key, value in result.metrics().items():
-        metrics.log_metric(key, value)
-    write_call(folder, name, Path(earth_engine_call.path))
+    record = Record.of(staging_folder(staging, model_uri), run)
+    with record.telling("verify"):
+        verification = verify_run(
+            Vertex(project, location),
+            record,
+            Path(archived.path),
+            Path(pictures.path),
+            max_latency_seconds=max_latency_seconds,
+        )
+    pictures.metadata["scene"] = (Path(pictures.path) / "scene.png").exists()
+    for check in verification.checks:
+        print(f"{check.what}: {check.text}")  # noqa: T201 -- the step's log
+    return verification.deployed_model
 
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
 def release(
+    archived: Input[UnmanagedContainerModel],
+    project: str,
+    location: str,
+    run: str,
+    model_uri: str,
+    staging: str,
+    canary_percent: int,
+    promotion_steps: list[int],
+    max_latency_seconds: float,
+) -> str:
+    from pathlib import Path
+
+    from components.record import Record
+    from components.release import release_deployment
+    from components.storage import staging_folder
+    from components.vertex import Vertex
+
+    record = Record.of(staging_folder(staging, model_uri), run)
+    with record.telling("release"):
+        return release_deployment(
+            Vertex(project, location),
+            record,
+            Path(archived.path),
+            canary_percent=canary_percent,
+            promotion_steps=[int(step) for step in promotion_steps],
+            max_latency_seconds=max_latency_seconds,
+        )
+
+
+@dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
+def conclude(
     status: dsl.PipelineTaskFinalStatus,
     project: str,
     location: str,
@@ -143,16 +220,31 @@ def release(
     model_uri: str,
     staging: str,
     keep_previous: int,
-) -> None:
-    from components.deploy import record_address
-    from components.release import release_deployment
+    keep_versions: int,
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    earth_engine_call: Output[Markdown],
+) -> str:
+    from pathlib import Path
+
+    from components.conclude import conclude_run, why
+    from components.record import Record
+    from components.report import declared, write_call, write_report
     from components.storage import staging_folder
     from components.vertex import Vertex
 
-    done = release_deployment(
-        Vertex(project, location),
-        record_address(staging_folder(staging, model_uri), run),
-        verified=status.state == "SUCCEEDED",
+    vertex = Vertex(project, location)
+    record = Record.of(staging_folder(staging, model_uri), run)
+    conclusion = conclude_run(
+        vertex,
+        record,
+        fault="" if status.state == "SUCCEEDED" else why(vertex, record, run, status.error_message),
         keep_previous=keep_previous,
+        keep_versions=keep_versions,
     )
-    print(done)  # noqa: T201 -- the step's log
+    for key, value in conclusion.metrics().items():
+        metrics.log_metric(key, value)
+    contract = declared(record, model_uri)
+    write_report(vertex, contract, conclusion, Path(report.path))
+    write_call(contract, conclusion, Path(earth_engine_call.path))
+    return conclusion.sentence

@@ -84,6 +84,17 @@ def stage(folder: Path, uri: str) -> int:
     return sent
 
 
+def count_files(uri: str) -> int:
+    """How many files lie in the folder `gs://bucket/prefix`.
+
+    Raises:
+        StorageError: the bucket does not exist or cannot be read.
+    """
+    bucket, prefix = split(uri)
+    with explained(f"read {uri}", StorageError):
+        return sum(not blob.name.endswith("/") for blob in _list(bucket, prefix))
+
+
 def read_text(uri: str) -> str | None:
     """The text of the object at a URI, or of the file at a path; None where there is none.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,16 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
-from components.golden import SAMPLE_NAME
+from components.sample import SAMPLE_NAME
+from components.sample.npz import OUTPUT, Arrays
 from components.whole import whole_folder
 
 METRICS_NAME = "metrics.json"
+_COUNTS = 10_000  # of Sentinel-2 for a reflectance of 1
 _BANDS = {"B2": ("SR_B2", "B02"), "B3": ("SR_B3", "B03"), "B4": ("SR_B4", "B04"), "B8": ("SR_B5", "B08")}
 _CLASSES = {"Urban": "#d55e00", "Vegetation": "#009e73", "Water": "#0072b2"}
+_OUTPUT = "landcover"
 _HELD_OUT = 0.3
 _STEPS = 400
 _RATE = 0.01
 _HIDDEN = 16
+
+Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
+"""From reflectances `[height, width, bands]` to the probability of each class `[height, width, classes]`."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,14 @@ def train_land_cover(destination: Path, framework: Framework, *, seed: int = 0) 
     samples = _samples(seed)
     with whole_folder(destination):
         train = _train_pytorch if framework == "pytorch" else _train_keras
-        file, probabilities = train(samples, destination, seed)
-        accuracy = float((probabilities.argmax(-1) == samples.held_out_class).mean())
+        file, predict = train(samples, destination, seed)
+        held_out = predict(samples.held_out[:, np.newaxis])[:, 0]
+        accuracy = float((held_out.argmax(-1) == samples.held_out_class).mean())
         (destination / FILE_NAME).write_text(_contract(framework, file).dump(), encoding="utf-8")
-        arrays: dict[str, NDArray[Any]] = _scene()
+        scene = _scene()
+        # Apart from model.yaml, so that a wrong order of bands there comes to light.
+        reflectances = np.stack(list(scene.values()), -1) / np.float32(_COUNTS)
+        arrays: Arrays = scene | {f"{OUTPUT}{_OUTPUT}": predict(reflectances)}
         np.savez(destination / SAMPLE_NAME, allow_pickle=False, **arrays)
         metrics = {"accuracy": accuracy, "held_out_samples": len(samples.held_out)}
         (destination / METRICS_NAME).write_text(json.dumps(metrics), encoding="utf-8")
@@ -66,11 +77,11 @@ def _contract(framework: Framework, file: str) -> ModelContract:
         framework=framework,
         payload_format="SERIALIZED_TF_TENSORS",
         model=Source(file=file),
-        bands=tuple(Band(name=name, factor=1e-4) for name in _BANDS),
+        bands=tuple(Band(name=name, factor=1 / _COUNTS) for name in _BANDS),
         true_colour=("B4", "B3", "B2"),
         tile=(64, 64),
         scale=10,
-        outputs=(Output(name="landcover", dimensions=1, labels=tuple(_CLASSES), colours=tuple(_CLASSES.values())),),
+        outputs=(Output(name=_OUTPUT, dimensions=1, labels=tuple(_CLASSES), colours=tuple(_CLASSES.values())),),
     )
 
 
@@ -89,15 +100,15 @@ def _samples(seed: int) -> Samples:
     return Samples(values[~held_out], classes[~held_out], values[held_out], classes[held_out])
 
 
-def _scene() -> dict[str, NDArray[Any]]:
+def _scene() -> dict[str, NDArray[np.float32]]:
     import spyndex
 
     scene = spyndex.datasets.open("sentinel")
     return {name: scene.sel(band=sentinel).to_numpy().astype(np.float32) for name, (_, sentinel) in _BANDS.items()}
 
 
-def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, NDArray[Any]]:
-    """Train, save as TorchScript: the file's name, the probabilities of the held-out samples."""
+def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, Predict]:
+    """Train, save as TorchScript: the file's name, the model as a function."""
     import torch
     from torch import nn
 
@@ -123,12 +134,17 @@ def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, NDAr
         optimiser.step()
     model = nn.Sequential(layers, nn.Softmax(dim=1)).eval()
     torch.jit.script(model).save(str(folder / "model.pt"))
-    with torch.inference_mode():
-        return "model.pt", model(torch.from_numpy(samples.held_out)[:, :, None, None])[:, :, 0, 0].numpy()
+
+    def predict(reflectances: NDArray[np.float32]) -> NDArray[Any]:
+        with torch.inference_mode():
+            answer: torch.Tensor = model(torch.from_numpy(reflectances).permute(2, 0, 1)[None])[0]
+        return answer.permute(1, 2, 0).contiguous().numpy()
+
+    return "model.pt", predict
 
 
-def _train_keras(samples: Samples, folder: Path, seed: int) -> tuple[str, NDArray[Any]]:
-    """Train, save as `.keras`: the file's name, the probabilities of the held-out samples."""
+def _train_keras(samples: Samples, folder: Path, seed: int) -> tuple[str, Predict]:
+    """Train, save as `.keras`: the file's name, the model as a function."""
     from components.frameworks.quiet import quiet_import
 
     with quiet_import():
@@ -149,7 +165,12 @@ def _train_keras(samples: Samples, folder: Path, seed: int) -> tuple[str, NDArra
     for _ in range(_STEPS):
         model.train_on_batch(pixels, classes)
     model.save(folder / "model.keras")
-    return "model.keras", model.predict_on_batch(samples.held_out[:, None, None])[:, 0, 0]
+
+    def predict(reflectances: NDArray[np.float32]) -> NDArray[Any]:
+        answer: NDArray[Any] = model.predict_on_batch(reflectances[None])[0]
+        return answer
+
+    return "model.keras", predict
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from components.check import check_platform
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
-from components.vertex import READ_AGAIN, Vertex, explained, wait
+from components.golden import golden_hash
+from components.versions import GOLDEN, SOURCE, list_versions
+from components.vertex import Vertex, explained, wait
 
 _SECONDS = 1800
-_DIGEST = "source-sha256"  # label of a version
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,17 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     digest = _digest(archive, image)
     storage.split(staging)
     parent = f"{vertex.parent}/models/{contract.name}"
-    versions = _versions(vertex, contract.name)
-    same = [int(version.version_id) for version in versions if version.labels.get(_DIGEST) == digest]
-    if same:
-        return RegisteredModel(f"{parent}@{max(same)}", created=False)
-    uri = f"{staging.rstrip('/')}/{contract.name}/{digest}"
+    versions = list_versions(vertex, contract.name)
+    if same := same_version(versions, digest):
+        return RegisteredModel(f"{parent}@{same}", created=False)
+    uri = artifact_folder(staging, contract.name, digest)
     storage.stage(archive, uri)
     kind = images.of(image)
     model = {
         "display_name": contract.name,
         "description": f"{contract.framework}, {contract.payload_format}; model.yaml lies in its artifact folder",
         "artifact_uri": uri,
-        "labels": {_DIGEST: digest},
+        "labels": {SOURCE: digest, GOLDEN: golden_hash(archive)[:63]},
         "container_spec": {
             "image_uri": image,
             "ports": [{"container_port": kind.http_port}],
@@ -82,24 +82,32 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     else:
         request["model_id"] = contract.name
     with explained(f"upload model {contract.name}"):
-        operation = vertex.models.upload_model(request)
+        try:
+            operation = vertex.models.upload_model(request)
+        except exceptions.AlreadyExists:  # another run made the model since its versions were listed
+            return upload_model(vertex, archive, image, staging)
     result = wait(operation, f"upload model {contract.name}", _SECONDS)
     return RegisteredModel(f"{parent}@{result.model_version_id}", created=True)
 
 
-def _versions(vertex: Vertex, name: str) -> list[Any]:
-    """The versions of a model; none if there is no such model."""
-    with explained(f"list the versions of model {name}"):
-        try:
-            return list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/{name}", retry=READ_AGAIN))
-        except exceptions.NotFound:
-            return []
+def same_version(versions: list[Any], digest: str) -> str | None:
+    """The id of the newest version that was made of the same source and image; None if there is none."""
+    return next((version.version_id for version in versions if version.labels.get(SOURCE) == digest), None)
+
+
+def version_digest(source: str, image: str) -> str:
+    """What tells a model in an image from any other, 63 characters as a label can hold."""
+    return hashlib.sha256(f"{source}\n{image}".encode()).hexdigest()[:63]
+
+
+def artifact_folder(staging: str, name: str, digest: str) -> str:
+    """Where the files of a version lie, under the staging folder."""
+    return f"{staging.rstrip('/')}/{name}/{digest}"
 
 
 def _digest(archive: Path, image: str) -> str:
-    """What tells this model in this image from any other, 63 characters as a label can hold."""
     try:
         source = (archive / DIGEST_NAME).read_text(encoding="ascii")
     except OSError as error:
         raise ModelError(f"{archive} holds no {DIGEST_NAME} ({error}); export the model again") from error
-    return hashlib.sha256(f"{source}\n{image}".encode()).hexdigest()[:63]
+    return version_digest(source, image)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from google.api_core import exceptions, retry
 from google.api_core.future import polling
@@ -36,8 +36,19 @@ EMULATOR = "VERTEX_EMULATOR_HOST"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 # Vertex AI's own limit for a request to a shared endpoint is 60 s (endpoint types page).
 _REQUEST_SECONDS = 60
+_LATE = (
+    f"has not answered within {_REQUEST_SECONDS} s, which is a shared endpoint's limit; declare a smaller tile in "
+    "model.yaml or choose a faster machine_type"
+)
 # For calls that only read.
 READ_AGAIN = retry.Retry(initial=0.5, maximum=8, timeout=60)
+# As long as `Vertex.session` sends a prediction again.
+_PREDICT_AGAIN = retry.Retry(
+    retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.TooManyRequests),
+    initial=0.5,
+    maximum=8,
+    timeout=15,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,19 @@ class Vertex:
     def uri(self, name: str) -> str:
         """The address of a resource, which the console links."""
         return f"{self.host}/v1/{name}"
+
+    def page(self, name: str) -> str:
+        """The page of the console that shows a model, also `M@V`, an endpoint or a pipeline job."""
+        if EMULATOR in os.environ:
+            return f"{self.host}/console/{name}"
+        _, project, _, location, kind, resource = name.split("/")
+        model, _, version = resource.partition("@")
+        path = {
+            "endpoints": f"locations/{location}/endpoints/{resource}",
+            "models": f"models/locations/{location}/models/{model}" + (f"/versions/{version}" if version else ""),
+            "pipelineJobs": f"locations/{location}/pipelines/runs/{resource}",
+        }[kind]
+        return f"https://console.cloud.google.com/vertex-ai/{path}?project={project}"
 
     @cached_property
     def models(self) -> aiplatform_v1.ModelServiceClient:
@@ -95,11 +119,20 @@ class Vertex:
         """HTTP with credentials, for requests whose bytes matter."""
         from google.auth.transport.requests import AuthorizedSession
         from requests.adapters import HTTPAdapter
+        from urllib3.exceptions import ReadTimeoutError
         from urllib3.util import Retry
+
+        class Again(Retry):
+            """Does not wait again for a model that is too slow."""
+
+            def increment(self, *args: Any, **keys: Any) -> Self:
+                if isinstance(error := keys.get("error"), ReadTimeoutError):
+                    raise error
+                return super().increment(*args, **keys)
 
         session = AuthorizedSession(credentials())
         # A prediction changes nothing, so it may be sent again.
-        again = Retry(
+        again = Again(
             5, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), allowed_methods=None, raise_on_status=False
         )
         for scheme in ("http://", "https://"):
@@ -113,7 +146,7 @@ class Vertex:
             The answer's body, and the id of the deployed model that gave it.
 
         Raises:
-            VertexError: the endpoint cannot be reached or does not answer with 200.
+            VertexError: the endpoint cannot be reached, does not answer in time, or not with 200.
         """
         import orjson
         import requests
@@ -123,6 +156,8 @@ class Vertex:
             answer = self.session.post(
                 url, data=body, headers={"Content-Type": "application/json"}, timeout=_REQUEST_SECONDS
             )
+        except requests.ReadTimeout as error:
+            raise VertexError(f"{url} {_LATE}") from error
         except (requests.RequestException, GoogleAuthError) as error:
             raise VertexError(f"{url} cannot be reached: {error}; see whether the endpoint still exists") from error
         if answer.status_code != requests.codes.ok:
@@ -136,12 +171,16 @@ class Vertex:
         """Send a serialized gRPC request to the model behind an endpoint, as Earth Engine does (INFERRED).
 
         Raises:
-            VertexError: the endpoint refuses it.
+            VertexError: the endpoint refuses it, or does not answer in time.
         """
+        import requests
+
+        request = {"endpoint": endpoint, "method_name": method, "input": body}
         with explained(f"send {method} to {endpoint}"):
-            answer = self.predictions.direct_raw_predict(
-                {"endpoint": endpoint, "method_name": method, "input": body}, timeout=_REQUEST_SECONDS
-            )
+            try:
+                answer = self.predictions.direct_raw_predict(request, retry=_PREDICT_AGAIN, timeout=_REQUEST_SECONDS)
+            except requests.ReadTimeout as error:
+                raise VertexError(f"{endpoint} {_LATE}") from error
         return bytes(answer.output)
 
     def _client(self, kind: Any) -> Any:

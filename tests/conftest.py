@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
 
 from components.earthengine.contract import FILE_NAME, ModelContract
+
+if TYPE_CHECKING:
+    from selenium import webdriver
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
 WriteModel = Callable[..., Path]
 
@@ -44,6 +49,22 @@ def assert_same_answers(got: Mapping[str, Any], expected: Mapping[str, Any]) -> 
     for name, array in expected.items():
         assert got[name].dtype == array.dtype
         assert_close(got[name], array)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A browser without a window, which keeps what its console says."""
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"there is no {CHROMIUM} with {DRIVER}: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER))) as driver:
+        yield driver
 
 
 @pytest.fixture

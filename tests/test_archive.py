@@ -14,7 +14,7 @@ from components.earthengine.errors import ContractError, ModelError
 from components.torchserve import HANDLER, description
 from tests.conftest import contract_of
 
-BESIDE = ("golden.npz", "source.sha256")
+BESIDE = ("golden.npz", "golden.sha256", "source.sha256")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_mar_is_stored_and_whole(exported: Path, tmp_path: Path) -> None:
     assert manifest["archiverVersion"]
     for name in ("model.yaml", *BESIDE):
         assert (tmp_path / "archived" / name).read_bytes() == (exported / name).read_bytes()
-    assert len(list((tmp_path / "archived").iterdir())) == 4
+    assert len(list((tmp_path / "archived").iterdir())) == 5
 
 
 def test_what_the_handler_is_told() -> None:

@@ -4,8 +4,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.transform import Affine
 from torch import Tensor, nn
 
 from components.check import Finding, check_model, check_platform
@@ -19,6 +22,11 @@ PREBUILT = "registry/vertex-ai/prediction"
 class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(1)
+
+
+class Diverged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1) * torch.nan
 
 
 class Widens(nn.Module):
@@ -39,10 +47,11 @@ def check(directory: Path, image: str | None = None, **given: Any) -> dict[tuple
 
 def test_good_model(write_model: WriteModel) -> None:
     found = check(write_model(script))
-    assert found.keys() == {(what, "passed") for what in ("contract", "payload", "image", "model")}
+    assert found.keys() == {(what, "passed") for what in ("contract", "payload", "image", "golden", "model")}
     assert found["contract", "passed"] == "small: 2 channels, 1 outputs"
     assert "bytes in SERIALIZED_TF_TENSORS" in found["payload", "passed"]
     assert found["image", "passed"] == "REPOSITORY/serving-pytorch serves pytorch and SERIALIZED_TF_TENSORS"
+    assert found["golden", "passed"] == "made from the contract"
     assert found["model", "passed"] == "answers a patch of 16 x 16 pixels as declared: total [16, 16]"
 
 
@@ -53,11 +62,57 @@ def test_bad_contract_ends_the_check(tmp_path: Path) -> None:
 
 
 def test_every_other_fault_is_found_in_one_go(write_model: WriteModel) -> None:
-    found = check(write_model(tile=[4096, 4096]), "nginx")
-    assert found.keys() == {("contract", "passed"), ("payload", "failed"), ("image", "failed"), ("model", "failed")}
+    directory = write_model(tile=[4096, 4096])
+    (directory / "sample.npz").touch()
+    found = check(directory, "nginx")
+    wrong = ("payload", "image", "golden", "model")
+    assert found.keys() == {("contract", "passed"), *((what, "failed") for what in wrong)}
     assert "largest square tile that fits" in found["payload", "failed"]
     assert "is not known" in found["image", "failed"]
+    assert "sample.npz cannot be used as sample" in found["golden", "failed"]
     assert "does not exist; put the trained model there" in found["model", "failed"]
+
+
+def test_where_the_golden_tiles_come_from(write_model: WriteModel) -> None:
+    directory = write_model(script)
+    plane = np.ones((40, 30), np.float32)
+    with rasterio.open(
+        directory / "scene.tif",
+        "w",
+        driver="GTiff",
+        count=2,
+        height=40,
+        width=30,
+        dtype="float32",
+        transform=Affine(1e-4, 0, 11, 0, -1e-4, 48),
+    ) as file:
+        file.write(np.stack([plane, plane]))
+        file.descriptions = ("red", "green")
+    assert check(directory)["golden", "passed"] == "scene.tif, 30 x 40 pixels, 6 tiles"
+    arrays: dict[str, Any] = {"red": plane, "green": plane, "output.total": 2 * plane}
+    np.savez(directory / "sample.npz", **arrays)
+    found = check(directory)
+    assert found["golden", "passed"] == "sample.npz, 30 x 40 pixels, 6 tiles"
+    assert found["model", "passed"].endswith("as declared: total [16, 16]; total as expected")
+
+
+def test_without_a_good_sample_the_model_is_tried_with_made_tiles(write_model: WriteModel) -> None:
+    directory = write_model(script)
+    np.savez(directory / "sample.npz", red=np.ones((40, 30)))
+    found = check(directory)
+    assert "sample.npz lacks green" in found["golden", "failed"]
+    assert found["model", "passed"] == "answers a patch of 16 x 16 pixels as declared: total [16, 16]"
+
+
+def test_answers_that_cannot_be_right(write_model: WriteModel) -> None:
+    directory = write_model(script)
+    plane = np.ones((40, 30), np.float32)
+    arrays: dict[str, Any] = {"red": plane, "green": plane, "output.total": plane}
+    np.savez(directory / "sample.npz", **arrays)
+    assert "output total agrees with output.total of the sample" in check(directory)["model", "failed"]
+    (directory / "sample.npz").unlink()
+    changed = write_model(lambda path: torch.jit.script(Diverged()).save(str(path)))
+    assert "output total of the model is NaN or infinite" in check(changed)["model", "failed"]
 
 
 def test_model_that_disagrees(write_model: WriteModel) -> None:
@@ -118,3 +173,24 @@ def test_platform() -> None:
         check_platform(contract_of(tile=[4096, 4096]), ours, TODAY)
     with pytest.raises(ImageError, match="serves tensorflow"):
         check_platform(contract_of(), "r/serving-tensorflow", TODAY)
+
+
+class Roots(nn.Module):
+    """Answers 600 numbers a pixel, of many digits where the pixel is not masked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :1] / 3).sqrt().repeat(1, 600, 1, 1)
+
+
+def test_an_answer_in_text_is_as_large_as_its_numbers_are_long(write_model: WriteModel) -> None:
+    directory = write_model(
+        lambda path: torch.jit.script(Roots()).save(str(path)),
+        outputs=[{"name": "a", "dimensions": 1}],
+        payload_format="RAW_JSON",
+    )
+    plane = np.random.default_rng(0).random((16, 32)).astype(np.float32)
+    plane[:, :16] = 0
+    np.savez(directory / "sample.npz", red=plane, green=plane)
+    text = check(directory)["model", "failed"]
+    assert text.startswith("the answer to one tile takes 1,")
+    assert text.endswith("bytes in RAW_JSON, a shared endpoint allows 1,500,000; declare a smaller tile in model.yaml")

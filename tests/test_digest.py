@@ -7,6 +7,7 @@ import pytest
 from components import digest
 from components.digest import source_digest
 from components.earthengine.contract import ModelContract
+from components.earthengine.errors import ModelError
 from tests.conftest import WriteModel, contract_of
 
 
@@ -34,6 +35,29 @@ def test_each_file_that_export_reads_counts(directory: Path, name: str) -> None:
     changed = of(directory)
     (directory / name).unlink()
     assert len({before, changed, of(directory)}) == 3
+
+
+@pytest.mark.parametrize("name", ["scene.tif", "scene.TIFF", "scene.tif.msk", "scene.tif.aux.xml"])
+def test_the_geotiff_counts_where_it_is_the_sample(directory: Path, name: str) -> None:
+    (directory / "sample.npz").unlink()
+    if name != "scene.TIFF":
+        (directory / "scene.tif").write_bytes(b"image")
+    (directory / name).write_bytes(b"one")
+    before = of(directory)
+    (directory / name).write_bytes(b"other")
+    assert of(directory) != before
+    (directory / "sample.npz").write_bytes(b"sample")
+    beside = of(directory)
+    (directory / name).unlink()
+    assert of(directory) == beside  # which goes before it
+
+
+def test_several_geotiffs_have_no_digest(directory: Path) -> None:
+    (directory / "sample.npz").unlink()
+    for name in ("a.tif", "b.tif"):
+        (directory / name).touch()
+    with pytest.raises(ModelError, match="holds several GeoTIFFs"):
+        of(directory)
 
 
 def test_other_files_and_comments_do_not_count(directory: Path) -> None:

@@ -16,10 +16,10 @@ from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ContractError, ModelError
 from components.export import export_model
 from components.frameworks import pytorch
-from components.golden import Golden
+from components.golden import Golden, golden_hash
 from tests.conftest import WriteModel, assert_close
 
-FILES = ["golden.npz", "model.onnx", "model.pt", "model.yaml", "source.sha256"]
+FILES = ["golden.npz", "golden.sha256", "model.onnx", "model.pt", "model.yaml", "source.sha256"]
 
 
 class Net(nn.Module):
@@ -46,6 +46,7 @@ def test_folder_holds_model_contract_golden_tiles_and_digest(write_model: WriteM
     assert golden.scene is None
     assert golden.tiles.shape == (4, 2, 4, 8)
     assert_close(golden.outputs["total"], golden.tiles.sum(1))
+    assert golden_hash(folder) == (folder / "golden.sha256").read_text()
     assert (folder / "source.sha256").read_text() == source_digest(directory, contract)
 
 
@@ -56,6 +57,31 @@ def test_golden_tiles_are_the_sample(write_model: WriteModel, tmp_path: Path) ->
     golden = Golden.load(tmp_path / "exported")
     assert golden.scene == (30, 20)
     assert len(golden.tiles) == 4
+
+
+def test_a_model_that_does_not_answer_as_expected_is_not_exported(write_model: WriteModel, tmp_path: Path) -> None:
+    directory = write_model(save)
+    plane = np.ones((20, 30))
+    arrays: dict[str, Any] = {"red": plane, "green": plane, "output.total": 3 * plane}
+    np.savez(directory / "sample.npz", **arrays)
+    with pytest.raises(ContractError, match=r"output total agrees with output.total .* at 0.0% of 600 values"):
+        export_model(directory, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+    arrays["output.total"] = 2 * plane
+    np.savez(directory / "sample.npz", **arrays)
+    export_model(directory, tmp_path / "exported")
+
+
+class Diverged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1) * torch.nan
+
+
+def test_a_model_that_answers_nan_is_not_exported(write_model: WriteModel, tmp_path: Path) -> None:
+    directory = write_model(lambda path: torch.jit.script(Diverged()).save(str(path)))
+    with pytest.raises(ModelError, match=r"output total of the model is NaN or infinite at 768 of 1024 values"):
+        export_model(directory, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_model_of_one_size_is_exported_with_a_warning(

@@ -96,3 +96,19 @@ def test_formats_that_prebuilt_images_answer(framework: str, image: str, refused
     contract = contract_of(framework=framework)
     older = f"has an older {'TensorFlow' if framework == 'tensorflow' else 'PyTorch'} than the one that exports"
     assert older in images.check(contract, f"{PREBUILT}/{image}", TODAY)[0]
+
+
+@pytest.mark.parametrize("payload_format", get_args(PayloadFormat))
+def test_a_canary_needs_answers_that_say_whose_they_are(payload_format: PayloadFormat) -> None:
+    contract = contract_of(framework="tensorflow", payload_format=payload_format)
+    images.check_release(contract, "r/serving-tensorflow:1", 10)
+    images.check_release(contract, f"{PREBUILT}/tf2-cpu.2-15", 100)
+    if not payload_format.startswith("GRPC"):
+        images.check_release(contract, f"{PREBUILT}/tf2-cpu.2-15", 99)
+        return
+    with pytest.raises(
+        ImageError,
+        match=rf"does not say in {payload_format} .* with canary_percent 99: submit with canary_percent 100, or use "
+        "REPOSITORY/serving-tensorflow",
+    ):
+        images.check_release(contract, f"{PREBUILT}/tf2-cpu.2-15", 99)

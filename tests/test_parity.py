@@ -71,3 +71,13 @@ def test_nothing_differs_from_itself_and_only_that_without_tolerance(one: list[f
     assert of_one(one, one) == Parity(0.0, None)
     if len(one) == len(two):
         assert (of_one(one, two).fault is None) == np.array_equal(one, two, equal_nan=True)
+
+
+def test_of_a_table_the_feature_is_named() -> None:
+    contract = contract_of(bands=None, tile=None, scale=None, properties=[{"name": "a"}])
+    expected: Outputs = {"total": np.zeros((5, 1, 1))}
+    for wrong in (1.0, np.nan):
+        answered: Outputs = {"total": np.array([0, 0, 0, wrong, 0]).reshape(5, 1, 1)}
+        assert f"1 of 5 values, first in feature 3: {wrong:g} instead of 0" in str(
+            compare(contract, expected, answered).fault
+        )

@@ -10,7 +10,7 @@ from PIL import Image
 from components.earthengine.contract import Output
 from components.earthengine.payloads import Outputs
 from components.earthengine.tiles import Grid
-from components.pictures import draw, save_pictures, true_colour
+from components.pictures import DIFFERENCE, compared, draw, save_pictures, span, true_colour
 from tests.conftest import contract_of
 
 LABELS = ["Urban", "Vegetation and everything else that is green", "Water"]
@@ -122,3 +122,33 @@ def test_large_scene_is_not_enlarged(tmp_path: Path) -> None:
     path = save_pictures(contract, tiles, {"total": tiles[:, 0]}, (500, 500), tmp_path)
     with Image.open(path) as page:
         assert 1000 < page.size[0] < 1100
+
+
+def test_a_difference_fades_to_the_tolerance_then_is_another_colour() -> None:
+    contract = contract_of(tolerance={"absolute": 0.5, "relative": 0})
+    expected: Outputs = {"total": np.zeros((1, 1, 4), np.float32)}
+    answers: Outputs = {"total": np.array([[[0, 0.5, 0.6, np.nan]]], np.float32)}
+    tiles = np.zeros((1, 2, 1, 4), np.float32)
+    drawn = compared(contract, tiles, expected, answers, None)["total difference"]
+    assert drawn.tolist() == [[rgb(colour) for colour in DIFFERENCE.values()]]
+
+
+def test_a_span_has_a_length_whatever_the_numbers() -> None:
+    assert span(np.array([3, np.nan, -1]), np.array([np.inf, 7])) == (-1, 7)
+    assert span(np.array([np.nan])) == (0, 1)
+    for constant in (0.0, 5.0, -1e300):
+        low, high = span(np.full(3, constant))
+        assert low == constant < high
+
+
+def test_numbers_that_lie_farther_apart_than_any_number() -> None:
+    far = np.array([[1.7e308, 0, -1.7e308]])
+    assert draw(output(), far)[0, [0, 2]].tolist() == [rgb("#fde725"), rgb("#440154")]
+    assert draw(output(range=[-1.7e308, 1.7e308]), far)[0, [0, 2]].tolist() == [rgb("#fde725"), rgb("#440154")]
+    low, high = span(far)
+    assert np.isfinite(high - low)
+    assert (low, high) == (-high, -low)
+    contract = contract_of(tolerance={"absolute": 0.5, "relative": 0})
+    expected: Outputs = {"total": np.zeros((1, 1, 3))}
+    drawn = compared(contract, np.zeros((1, 2, 1, 3), np.float32), expected, {"total": far[None]}, None)
+    assert drawn["total difference"].tolist() == [[rgb(DIFFERENCE[key]) for key in ("beyond it", "equal", "beyond it")]]

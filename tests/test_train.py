@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components import train
+from components.check import check_model
 from components.earthengine.contract import Framework, ModelContract
+from components.earthengine.errors import ContractError
+from components.export import export_model
 from components.source import SourceModel
 from components.train import train_land_cover
 
@@ -24,7 +28,8 @@ def test_learns_the_classes_and_writes_all(tmp_path: Path, framework: Framework,
     contract = ModelContract.read(tmp_path / "a")
     assert (contract.framework, contract.model.file) == (framework, file)
     with np.load(tmp_path / "a" / "sample.npz") as sample:
-        assert {name: sample[name].shape for name in sample} == {band.name: (300, 300) for band in contract.bands}
+        shapes = {band.name: (300, 300) for band in contract.bands} | {"output.landcover": (300, 300, 3)}
+        assert {name: sample[name].shape for name in sample} == shapes
         # Digital numbers of Sentinel-2: the contract's factor gives reflectances.
         assert 0.01 < sample["B8"].mean() * contract.bands[3].factor < 0.6
     # The saved model is the one whose accuracy was told.
@@ -36,6 +41,22 @@ def test_learns_the_classes_and_writes_all(tmp_path: Path, framework: Framework,
 
     assert train_land_cover(tmp_path / "b", framework, seed=3) == accuracy
     np.testing.assert_array_equal(SourceModel(tmp_path / "b").predict(tiles)["landcover"][:, 0, 0], answers)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_a_wrong_order_of_bands_comes_to_light(tmp_path: Path, framework: Framework) -> None:
+    train_land_cover(tmp_path / "a", framework, seed=3)
+    findings = {finding.what: finding for finding in check_model(tmp_path / "a", None, date(2026, 11, 21))}
+    assert findings["golden"].text == "sample.npz, 300 x 300 pixels, 25 tiles"
+    assert findings["model"].verdict == "passed"
+    assert findings["model"].text.endswith("; landcover as expected")
+    contract = ModelContract.read(tmp_path / "a")
+    blue, green, red, infrared = contract.bands
+    wrong = contract.model_copy(update={"bands": (red, green, blue, infrared)})
+    (tmp_path / "a" / "model.yaml").write_text(wrong.dump())
+    with pytest.raises(ContractError, match=r"they agree where (B2 and B4|B4 and B2) change places: correct the order"):
+        export_model(tmp_path / "a", tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_same_share_of_each_class_is_held_out() -> None:

@@ -5,9 +5,11 @@ PipelineError                 whatever the project refuses; the command line pri
 ├── ModelError                a trained model cannot be loaded, exported or trusted
 ├── PayloadError              a request or an answer is not what its payload format says
 ├── ImageError                a serving image is unknown, has ended, or does not fit the framework or the format
+├── ParameterError            a number that a pipeline is run with is out of its range
 ├── StorageError              a bucket or an object is missing or cannot be written
 ├── VertexError               Vertex AI refused a call or did not finish it in time
 ├── VerificationError         a deployed model answers, but not as the source model does
+├── RollbackError             an endpoint has no model to return to
 ├── JobError                  a pipeline job failed or was cancelled
 └── LocalError                the local Vertex AI cannot be started
 
@@ -37,6 +39,10 @@ class ImageError(PipelineError):
     """A serving image is unknown, has ended, or does not fit the framework or the format."""
 
 
+class ParameterError(PipelineError):
+    """A number that a pipeline is run with is out of its range."""
+
+
 class StorageError(PipelineError):
     """A bucket or an object is missing or cannot be written."""
 
@@ -47,6 +53,10 @@ class VertexError(PipelineError):
 
 class VerificationError(PipelineError):
     """A deployed model answers, but not as the source model does."""
+
+
+class RollbackError(PipelineError):
+    """An endpoint has no model to return to, or not the one that is named."""
 
 
 class JobError(PipelineError):

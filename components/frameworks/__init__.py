@@ -55,8 +55,10 @@ def of(contract: ModelContract) -> Backend:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, cut to its first line; of TensorFlow's, which begin with a traceback, to the first after."""
+    """What an error says, cut to one line: the first, or after a traceback the one that says what failed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0] == "in user code:":
         lines = [line for line in lines if re.match(r"\w+Error: ", line)] or lines
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        lines = lines[-1:]
     return lines[0] if lines else type(error).__name__

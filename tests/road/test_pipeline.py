@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from google.auth.credentials import AnonymousCredentials
 from PIL import Image
 
 from components import local
-from components.earthengine.contract import FILE_NAME, Framework
+from components.earthengine.contract import Framework
 from components.vertex import Vertex
-from tests.road.conftest import FRAMEWORKS, ROOT, pipeline, upload_folder
+from tests.road.conftest import FRAMEWORKS, ROOT, changed, pipeline, processes_under, upload_folder
 
 Trained = dict[Framework, Path]
 TEMPLATES = ROOT / "tests" / "templates"
-STEPS = ["importer", "export", "archive", "upload", "create-endpoint", "deploy", "verify", "release"]
-
-
-def changed(model: Path, folder: Path, **keys: object) -> Path:
-    """A copy of a model directory with keys of its model.yaml changed."""
-    shutil.copytree(model, folder)
-    contract = yaml.safe_load((model / FILE_NAME).read_text()) | keys
-    (folder / FILE_NAME).write_text(yaml.safe_dump(contract, sort_keys=False))
-    return folder
-
-
-def processes_under(folder: Path) -> list[str]:
-    """Command lines of the processes that name a folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(folder) in command:
-                found.append(command)
-    return found
+STEPS = [
+    "importer",
+    "export",
+    "archive",
+    "preflight",
+    "upload",
+    "create-endpoint",
+    "deploy",
+    "verify",
+    "release",
+    "conclude",
+]
 
 
 @pytest.mark.slow
@@ -81,6 +70,7 @@ def test_run_walks_the_whole_road(
         assert map_.size == (300, 300)
     assert colours == {(0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73), (0x00, 0x72, 0xB2)}
     assert (tmp_path / "out" / f"land-cover-{framework}" / "true_colour.png").exists()
+    assert "ee.Model.fromVertexAi" in (tmp_path / "out" / f"land-cover-{framework}" / "report.html").read_text()
     assert processes_under(tmp_path) == []
     assert list(tmp_path.glob("rehearsal-*")) == []
 
@@ -95,10 +85,14 @@ def test_submit_reaches_a_vertex_ai_that_lasts_and_a_second_run_makes_nothing_tw
         done = pipeline(*submit, tmp_path / attempt)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / attempt / "scene.png").exists()
+    reports = [(tmp_path / attempt / "report.html").read_text() for attempt in ("first", "second")]
+    made, there = "created by this run", "was there before this run"
+    assert [(report.count(made), report.count(there)) for report in reports] == [(3, 0), (0, 3)]
     versions = list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/land-cover-pytorch"))
     endpoint = vertex.endpoints.get_endpoint(name=f"{vertex.parent}/endpoints/land-cover-pytorch")
     assert [version.version_id for version in versions] == ["1"]
     assert [dict(endpoint.traffic_split)] == [{model.id: 100} for model in endpoint.deployed_models]
+    assert "had all the traffic already and was verified again; nothing was changed" in done.stdout
 
 
 @pytest.mark.slow
@@ -130,34 +124,6 @@ def test_a_run_that_is_ended_leaves_nothing_running(
     while processes_under(tmp_path):
         assert time.monotonic() < deadline, processes_under(tmp_path)
         time.sleep(0.1)
-
-
-@pytest.mark.slow
-def test_a_model_that_cannot_serve_is_taken_back_and_the_run_fails_with_its_reason(
-    vertex: Vertex, trained: Trained, tmp_path: Path
-) -> None:
-    class NoData(torch.nn.Module):
-        """Refuses tiles of nothing but masked pixels, which a server's warm-up sends."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.convolution = torch.nn.Conv2d(4, 3, 1)
-
-        def forward(self, given: torch.Tensor) -> torch.Tensor:
-            assert bool(given.abs().sum() > 0), "there is no data"
-            answer: torch.Tensor = self.convolution(given)
-            return answer
-
-    model = changed(trained["pytorch"], tmp_path / "model", name="no-data")
-    torch.jit.script(NoData()).save(str(model / "model.pt"))
-    submit = ["submit", upload_folder(model, "no-data"), "--project", local.PROJECT, "--repository", "images"]
-    done = pipeline(*submit, "--output", tmp_path / "out")
-    assert done.returncode == 1
-    assert "✗ failed deploy" in done.stdout
-    assert "✓ release" in done.stdout
-    assert "there is no data" in done.stderr
-    endpoint = vertex.endpoints.get_endpoint(name=f"{vertex.parent}/endpoints/no-data")
-    assert (dict(endpoint.traffic_split), list(endpoint.deployed_models)) == ({}, [])
 
 
 @pytest.mark.slow
@@ -292,6 +258,18 @@ def test_an_image_that_does_not_go_with_the_model_is_refused(trained: Trained, t
     assert not (tmp_path / "out").exists()
 
 
+def test_an_image_whose_grpc_answers_do_not_name_their_model_is_refused_a_canary(
+    trained: Trained, tmp_path: Path
+) -> None:
+    model = changed(trained["tensorflow"], tmp_path / "model", payload_format="GRPC_TF_TENSORS")
+    image = ("-p", "serving_image=prediction/tf2-cpu.2-15:latest")
+    done = pipeline("run", model, *image, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "does not say in GRPC_TF_TENSORS which model gave an answer" in done.stderr
+    assert "submit with canary_percent 100" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_parameters_are_read_by_type_and_refused_by_name(trained: Trained) -> None:
     done = pipeline("run", trained["pytorch"], "-p", "replicas=2")
     assert done.returncode == 1
@@ -357,7 +335,7 @@ def test_the_sdk_takes_the_templates(framework: Framework) -> None:
         )
 
 
-@pytest.mark.parametrize("command", ["", "check", "run", "compile", "submit", "local"])
+@pytest.mark.parametrize("command", ["", "check", "run", "compile", "plan", "submit", "status", "rollback", "local"])
 def test_every_command_explains_itself(command: str) -> None:
     done = pipeline(*filter(None, [command]), "--help")
     assert done.returncode == 0

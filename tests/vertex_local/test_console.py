@@ -17,7 +17,6 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from .conftest import ARTIFACTS, NUMBERED, PARENT, Emulator, free_ports, start, stop, store_artifacts, until
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 IMAGE = "registry/local/images/steps:1"
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 LONG = "a-name-without-a-place-to-break-" * 4
@@ -42,7 +41,9 @@ def show(
     Image.new("RGB", (32, 24), "green").save(Path(picture.path) / "map of 100% & more.png")
     Path(picture.path, "numbers.bin").write_bytes(b"12345")
     Path(report.path).write_text(
-        """<h1>Accuracy</h1><p id="script">off</p><p id="service"></p><p id="page"></p><script>
+        """<h1>Accuracy</h1><p id="script">off</p><p id="service"></p><p id="page"></p>
+        <a id="endpoints" target="_blank">endpoints</a><script>
+        endpoints.href = new URL("/console", location.href);
         script.textContent = "on";
         fetch("/").then(() => "reached", () => "refused").then((what) => service.textContent = what);
         try { page.textContent = parent.document.title } catch { page.textContent = "refused" }
@@ -171,19 +172,6 @@ def endpoint(emulator: Emulator) -> str:
     return name
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"there is no {CHROMIUM} with {DRIVER}: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER))) as driver:
-        yield driver
-
-
 class Browser:
     """The page that is open, and what the console of the browser says of it."""
 
@@ -293,13 +281,21 @@ def test_pictures_reports_and_numbers_open_in_the_page(browser: Browser, runs: d
     assert "0.75" in browser.text("#task-show")
     assert "numbers.bin" in str(browser.find("#task-show .files").get_property("textContent"))
     frame = browser.find("#task-show iframe")
-    assert frame.get_attribute("sandbox") == "allow-scripts"
+    assert frame.get_attribute("sandbox") == "allow-scripts allow-popups allow-popups-to-escape-sandbox"
     browser.driver.switch_to.frame(frame)
     assert browser.find("h1").text == "Accuracy"
     assert browser.find("#script").text == "on"
     assert until(lambda: browser.find("#service").text) == "refused"
     assert browser.find("#page").text == "refused"
-    browser.driver.switch_to.default_content()
+    here = browser.driver.current_window_handle
+    browser.find("#endpoints").click()
+    until(lambda: len(browser.driver.window_handles) == 2)
+    [opened] = set(browser.driver.window_handles) - {here}
+    browser.driver.switch_to.window(opened)
+    assert until(lambda: browser.run("return self.origin")) == browser.url
+    assert "Vertex AI" in browser.driver.title
+    browser.driver.close()
+    browser.driver.switch_to.window(here)
 
 
 def test_a_report_that_is_open_by_itself_cannot_reach_the_service(browser: Browser, runs: dict[str, str]) -> None:
@@ -463,7 +459,9 @@ def test_files_of_artifacts_are_served_as_what_they_are(emulator: Emulator, runs
     assert headers["content-disposition"].startswith("attachment")
     status, headers, _ = get(emulator, paths["report"])
     assert headers["content-type"] == "text/html; charset=utf-8"
-    assert headers["content-security-policy"].startswith("sandbox allow-scripts;")
+    assert headers["content-security-policy"].startswith(
+        "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox;"
+    )
     assert headers["x-content-type-options"] == "nosniff"
     # What lies in Cloud Storage is there as well.
     paths = artifact_paths(emulator, runs["imported"], "importer-2")

@@ -12,11 +12,14 @@ from components.earthengine.payloads.nd_arrays import NdArrays
 from components.earthengine.payloads.raw_json import RawJson
 from components.earthengine.payloads.serialized_tf_tensors import SerializedTfTensors
 
-__all__ = ["CODECS", "MAX_PAYLOAD_BYTES", "Codec", "Outputs", "Tiles", "codec", "grpc_codec", "http_codec"]
+__all__ = ["CODECS", "MAX_PAYLOAD_BYTES", "UNTYPED", "Codec", "Outputs", "Tiles", "codec", "grpc_codec", "http_codec"]
 
 # The default of maxPayloadBytes of ee.Model.fromVertexAi, and what a shared public endpoint of
 # Vertex AI lets through in either direction ("Custom container requirements for inference").
 MAX_PAYLOAD_BYTES = 1_500_000
+
+# Numbers in JSON have no type.
+UNTYPED: frozenset[PayloadFormat] = frozenset({"RAW_JSON", "ND_ARRAYS"})
 
 CODECS: dict[PayloadFormat, Codec] = {
     each.format: each

@@ -13,6 +13,8 @@ from components.earthengine.errors import PayloadError
 from components.earthengine.payloads import batches, tensors
 from components.earthengine.payloads.messages_pb2 import PredictRequest, PredictResponse, TensorProto
 
+GRPC_METHOD = "/tensorflow.serving.PredictionService/Predict"
+
 
 def request(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """A serialized PredictRequest with these inputs."""

@@ -33,11 +33,12 @@ _PAGE = {
     " frame-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 # What a step has written may run scripts, but as of an origin of its own, and from there not speak to this service:
-# neither by fetch() nor by asking for a picture, as http: is not among the sources.
+# neither by fetch() nor by asking for a picture, as http: is not among the sources. A link that is clicked opens a page
+# of its own, as any link would.
 _WRITTEN_BY_A_STEP = {
     **_COMMON,
-    "Content-Security-Policy": "sandbox allow-scripts; default-src 'unsafe-inline' 'unsafe-eval' data: blob: https:;"
-    " form-action 'none'; base-uri 'none'",
+    "Content-Security-Policy": "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox;"
+    " default-src 'unsafe-inline' 'unsafe-eval' data: blob: https:; form-action 'none'; base-uri 'none'",
 }
 _LOCATION = "/console/projects/{project}/locations/{location}"
 

@@ -280,9 +280,14 @@ class Jobs:
     def _placed(self, job: Any) -> Any:
         """The job's pipeline with the placeholders filled that Vertex AI knows and kfp.local does not."""
         text = json.dumps(json_format.MessageToDict(job.pipeline_spec))
-        places = {"project_id": self._projects.id_of(job.name), "location": job.name.split("/")[3]}
+        places = {
+            "pipeline_google_cloud_project_id": self._projects.id_of(job.name),
+            "pipeline_google_cloud_location": job.name.split("/")[3],
+            "pipeline_job_name": messages.last_segment(job.name),
+            "pipeline_job_resource_name": job.name,
+        }
         for place, value in places.items():
-            text = text.replace(f"{{{{$.pipeline_google_cloud_{place}}}}}", value)
+            text = text.replace(f"{{{{$.{place}}}}}", value)
         return json.loads(text)
 
     def _take(self, job: Any, event: Mapping[str, Any], directory: Path) -> None:

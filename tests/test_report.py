@@ -452,7 +452,10 @@ def test_what_was_not_tidied_up_is_told(contract: ModelContract, write: Write) -
     assert "crops@7 (deployed model 42) stays deployed" in conclusion.outcome
     page = write(contract, conclusion)
     assert html.escape(left).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in section(page, "untidy")
-    assert not has(write(contract, refused(verified(contract, halved))), "untidy")
+    assert "removed again" not in section(page, "resources")
+    removed = write(contract, refused(verified(contract, halved)))
+    assert not has(removed, "untidy")
+    assert "created by this run, and removed again" in section(removed, "resources")
 
 
 def test_nothing_is_asked_of_anyone_else(contract: ModelContract, write: Write) -> None:

@@ -1,7 +1,8 @@
 """Runs a command that ends when its parent does: ``python guard.py COMMAND...``, with a pipe as stdin.
 
 Who starts it, the emulator or a step that serves a model, holds the other end of the pipe and never writes. When that
-process is gone, however it went, the pipe closes and the guard ends its process group: the command and everything that the command has started.
+process is gone, however it went, the pipe closes and the guard ends its process group: the command and everything that
+the command has started.
 They are asked first: what runs in a container ends only if its program removes the container.
 A pipe does what PR_SET_PDEATHSIG does, for grandchildren as well, and not on Linux only.
 """

@@ -10,13 +10,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from components import storage
-from components.earthengine.contract import FILE_NAME as CONTRACT_NAME
-from components.earthengine.contract import ModelContract
 from components.earthengine.errors import PipelineError
 from components.traffic import Split
-from components.verification import Verification
+
+if TYPE_CHECKING:
+    from components.earthengine.contract import ModelContract
+    from components.verification import Verification
+
+_CONTRACT_NAME = "model.yaml"
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,13 @@ class Record:
 
     def keep_contract(self, contract: ModelContract) -> None:
         """Write down the contract of what is deployed; the one beside the trained model may change meanwhile."""
-        storage.write_text(f"{self.folder}/{CONTRACT_NAME}", contract.dump())
+        storage.write_text(f"{self.folder}/{_CONTRACT_NAME}", contract.dump())
 
     def contract(self) -> ModelContract | None:
         """The contract that was written down, if any."""
-        text = storage.read_text(f"{self.folder}/{CONTRACT_NAME}")
+        from components.earthengine.contract import ModelContract
+
+        text = storage.read_text(f"{self.folder}/{_CONTRACT_NAME}")
         return ModelContract.parse(text) if text else None
 
     def add(self, verification: Verification) -> None:
@@ -109,6 +115,8 @@ class Record:
 
     def verifications(self) -> list[Verification]:
         """The verifications so far, the first first."""
+        from components.verification import Verification
+
         found: list[Verification] = []
         while text := storage.read_text(f"{self.folder}/verification-{len(found)}.json"):
             found.append(Verification.parse(text))

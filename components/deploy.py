@@ -67,10 +67,9 @@ def deploy_model(
             wait_until_ended(vertex, operation, DEPLOY_SECONDS)
         deployment = replace(deployment, operations=())  # what is begun from here on is not written down yet
     else:
+        leftovers = _remove_leftovers(vertex, endpoint)
         deployment = planned_deployment(vertex, read_endpoint(vertex, endpoint), endpoint, model, run)
-        deployment = replace(deployment, made=tuple(made))
-    record.write(deployment)
-    deployment = replace(deployment, leftovers=tuple(_remove_leftovers(vertex, endpoint)))
+        deployment = replace(deployment, made=tuple(made), leftovers=tuple(leftovers))
     record.write(deployment)
     if not deployment.trial:
         return deployment

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from google.api_core import exceptions
 
 from components.earthengine.errors import VertexError
-from components.traffic import wait_for_pending
+from components.traffic import create_endpoint
 from components.trial import is_trial
-from components.vertex import READ_AGAIN, Vertex, explained, wait
+from components.vertex import READ_AGAIN, Vertex, explained
 
-_SECONDS = 1800
 # What a new endpoint may have for an id (aiplatform_v1, CreateEndpointRequest.endpoint_id).
 _ID = re.compile(r"[1-9][0-9]{0,8}|[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Vertex AI's own ids are longer.
@@ -47,16 +46,8 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> FoundEndpoint:
     if found := find_endpoint(vertex, name):
         return FoundEndpoint(found, created=False)
     check_new_id(name)
-    with explained(f"create endpoint {name}"):
-        try:
-            operation = vertex.endpoints.create_endpoint(
-                parent=vertex.parent, endpoint={"display_name": name}, endpoint_id=name
-            )
-        except exceptions.AlreadyExists:  # made by someone else since we looked
-            wait_for_pending(vertex, f"{vertex.parent}/endpoints/{name}")
-            return FoundEndpoint(f"{vertex.parent}/endpoints/{name}", created=False)
-    wait(operation, f"create endpoint {name}", _SECONDS)
-    return FoundEndpoint(f"{vertex.parent}/endpoints/{name}", created=True)
+    resource = f"{vertex.parent}/endpoints/{name}"
+    return FoundEndpoint(resource, created=create_endpoint(vertex, resource, {"display_name": name}))
 
 
 def check_new_id(name: str) -> None:

@@ -1,6 +1,6 @@
 """What a run writes down in Cloud Storage, so that its last step knows of it however the others ended.
 
-`STAGING/runs/RUN/deployment.json` before anything is deployed, `verification-N.json` after each verification,
+`STAGING/runs/RUN/deployment.json` before anything is deployed, `verifications/N.json` after each of these,
 `model.yaml` of what is verified, `fault.txt` where a step is refused.
 """
 
@@ -110,14 +110,13 @@ class Record:
 
     def add(self, verification: Verification) -> None:
         """Write one more verification down."""
-        number = len(self.verifications())
-        storage.write_text(f"{self.folder}/verification-{number}.json", verification.dump())
+        number = storage.count_files(f"{self.folder}/verifications")
+        storage.write_text(f"{self.folder}/verifications/{number}.json", verification.dump())
 
     def verifications(self) -> list[Verification]:
         """The verifications so far, the first first."""
         from components.verification import Verification
 
-        found: list[Verification] = []
-        while text := storage.read_text(f"{self.folder}/verification-{len(found)}.json"):
-            found.append(Verification.parse(text))
-        return found
+        numbers = range(storage.count_files(f"{self.folder}/verifications"))
+        texts = (storage.read_text(f"{self.folder}/verifications/{number}.json") for number in numbers)
+        return [Verification.parse(text) for text in texts if text]

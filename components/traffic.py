@@ -21,6 +21,7 @@ Split = dict[str, int]
 
 # Vertex AI gives up a deployment after two hours at most (container requirements page); taking a model off takes less.
 DEPLOY_SECONDS = 7200
+_CREATE_SECONDS = 1800
 # Of changes that someone else was faster with; each waits for a little longer than the one before, 10 s in all.
 _ATTEMPTS = 40
 
@@ -134,6 +135,27 @@ def change_endpoint(vertex: Vertex, endpoint: str, change: Callable[[Any], dict[
 def shares_at(endpoint: Any) -> Split:
     """The split of an endpoint, of those that have a share."""
     return {model: share for model, share in endpoint.traffic_split.items() if share}
+
+
+def create_endpoint(vertex: Vertex, name: str, wanted: dict[str, Any]) -> bool:
+    """Make the endpoint of a resource name; whether this call made it and not another one meanwhile.
+
+    Raises:
+        VertexError: Vertex AI refuses.
+    """
+    what = f"create endpoint {name}"
+    try:
+        with explained(what):
+            operation = vertex.endpoints.create_endpoint(
+                parent=vertex.parent, endpoint=wanted, endpoint_id=name.rsplit("/", 1)[-1]
+            )
+        wait(operation, what, _CREATE_SECONDS)
+    except VertexError as error:
+        if not isinstance(error.__cause__, exceptions.Conflict):  # ALREADY_EXISTS, over REST too
+            raise
+        wait_for_pending(vertex, name)
+        return False
+    return True
 
 
 def undeploy(vertex: Vertex, endpoint: str, deployed_model: str) -> None:

@@ -10,10 +10,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from google.api_core import exceptions
-
 from components import job
-from components.traffic import change_traffic, gone_is_no_fault, read_endpoint, undeploy, wait_for_pending
+from components.traffic import (
+    change_traffic,
+    create_endpoint,
+    gone_is_no_fault,
+    read_endpoint,
+    undeploy,
+    wait_for_pending,
+)
 from components.vertex import Vertex, explained, wait
 
 _SECONDS = 1800
@@ -45,21 +50,12 @@ def make_trial(vertex: Vertex, endpoint: str, run: str) -> None:
     Raises:
         VertexError: Vertex AI refuses.
     """
-    name = trial_name(vertex, run)
     wanted = {
         "display_name": run,
         "description": "Where a model is verified before it gets traffic; the run that made it removes it.",
         "labels": {_LABEL: endpoint.rsplit("/", 1)[-1]},
     }
-    with explained(f"create trial endpoint {name}"):
-        try:
-            operation = vertex.endpoints.create_endpoint(
-                parent=vertex.parent, endpoint=wanted, endpoint_id=name.rsplit("/", 1)[-1]
-            )
-        except exceptions.AlreadyExists:
-            wait_for_pending(vertex, name)
-            return
-    wait(operation, f"create trial endpoint {name}", _SECONDS)
+    create_endpoint(vertex, trial_name(vertex, run), wanted)
 
 
 def remove_trial(vertex: Vertex, trial: str) -> None:

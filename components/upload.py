@@ -14,7 +14,7 @@ from components import images, storage
 from components.check import check_platform
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import ModelError
+from components.earthengine.errors import ModelError, VertexError
 from components.golden import golden_hash
 from components.versions import GOLDEN, SOURCE, list_versions
 from components.vertex import Vertex, explained, wait
@@ -81,12 +81,16 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         request["parent_model"] = parent
     else:
         request["model_id"] = contract.name
-    with explained(f"upload model {contract.name}"):
-        try:
+    what = f"upload model {contract.name}"
+    try:
+        with explained(what):
             operation = vertex.models.upload_model(request)
-        except exceptions.AlreadyExists:  # another run made the model since its versions were listed
-            return upload_model(vertex, archive, image, staging)
-    result = wait(operation, f"upload model {contract.name}", _SECONDS)
+        result = wait(operation, what, _SECONDS)
+    except VertexError as error:
+        made_meanwhile = isinstance(error.__cause__, exceptions.Conflict)  # ALREADY_EXISTS, over REST too
+        if versions or not made_meanwhile or not list_versions(vertex, contract.name):
+            raise
+        return upload_model(vertex, archive, image, staging)
     return RegisteredModel(f"{parent}@{result.model_version_id}", created=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_the_same_model_is_uploaded_once_and_another_becomes_a_version(
     assert [port.container_port for port in registered.container_spec.grpc_ports] == [8500]
     sent = storage.fetch(registered.artifact_uri, tmp_path / "downloaded")
     assert (sent / ARCHIVE_NAME).read_bytes() == (archives["pytorch"] / ARCHIVE_NAME).read_bytes()
+
+
+def test_of_several_runs_that_make_an_endpoint_and_a_model_at_once_none_fails(
+    vertex: Vertex, staging: str, archives: Archives, tmp_path: Path
+) -> None:
+    trained = [variant(archives["pytorch"], tmp_path / f"at-once-{each}", name="at-once") for each in range(3)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: find_or_create_endpoint(vertex, "at-once"), range(4)))
+        models = list(pool.map(lambda each: upload_model(vertex, each, PYTORCH_IMAGE, staging).name, trained))
+    assert {each.name for each in found} == {f"{vertex.parent}/endpoints/at-once"}
+    assert sum(each.created for each in found) == 1
+    assert {name.rsplit("@", 1)[0] for name in models} == {f"{vertex.parent}/models/at-once"}
+    assert len(set(models)) == 3
 
 
 def test_only_files_that_are_not_there_are_sent(staging: str, archives: Archives) -> None:

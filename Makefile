@@ -22,7 +22,7 @@ $(READY): pyproject.toml
 	touch $@
 
 run: $(READY)
-	$(BIN)/python -m components.train $(MODEL) --framework $(FRAMEWORK)
+	$(BIN)/python -m components.land_cover $(MODEL) --framework $(FRAMEWORK)
 	$(BIN)/python pipeline.py run $(MODEL)
 
 test: $(READY)

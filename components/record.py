@@ -1,7 +1,7 @@
 """What a run writes down in Cloud Storage, so that its last step knows of it however the others ended.
 
 `STAGING/runs/RUN/deployment.json` before anything is deployed, `verifications/N.json` after each of these,
-`model.yaml` of what is verified, `fault.txt` where a step is refused.
+`model.yaml` of what is verified, `fault.txt` where a step is refused, `gate.json` of a retrained model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from components.traffic import Split
 
 if TYPE_CHECKING:
     from components.earthengine.contract import ModelContract
+    from components.gate import Decision
     from components.verification import Verification
 
 _CONTRACT_NAME = "model.yaml"
@@ -107,6 +108,17 @@ class Record:
 
         text = storage.read_text(f"{self.folder}/{_CONTRACT_NAME}")
         return ModelContract.parse(text) if text else None
+
+    def keep_decision(self, decision: Decision) -> None:
+        """Write down what the gate decided."""
+        storage.write_text(f"{self.folder}/gate.json", decision.dump())
+
+    def decision(self) -> Decision | None:
+        """What the gate decided; None of a model that went through none."""
+        from components.gate import Decision
+
+        text = storage.read_text(f"{self.folder}/gate.json")
+        return Decision.parse(text) if text else None
 
     def add(self, verification: Verification) -> None:
         """Write one more verification down."""

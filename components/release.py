@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import VerificationError
+from components.gate import Decision
 from components.golden import Golden
 from components.parameters import check_numbers, next_share
 from components.record import Deployment, Record
@@ -47,7 +48,8 @@ def release_deployment(
     Raises:
         ParameterError: a number is out of its range.
         VerificationError: the model was not verified, or does not answer rightly where it serves, and has its traffic
-            of before again; or others have taken the traffic that it had.
+            of before again; or others have taken the traffic that it had; or another than the one that it was found
+            better than serves by now.
         VertexError: Vertex AI refuses.
     """
     check_numbers(
@@ -56,12 +58,13 @@ def release_deployment(
     deployment, verifications = record.deployment(), record.verifications()
     if deployment is None or not verifications or verifications[-1].fault:
         raise VerificationError(f"{record.folder} holds no verification that passed; nothing is released")
+    decision = record.decision()
     model = deployment.deployed_model
     if deployment.share_before == 100:
         return f"deployed model {model} had all the traffic already; nothing is changed"
     share = deployment.share_before
     while percent := next_share(share, canary_percent, promotion_steps):
-        deployment, split = _give(vertex, record, deployment, share, percent)
+        deployment, split = _give(vertex, record, deployment, share, percent, decision)
         share = split[model]
         log.warning("traffic: %s", split)
         contract, golden = ModelContract.read(archive), Golden.load(archive)
@@ -101,8 +104,10 @@ def take_back(vertex: Vertex, record: Record) -> None:
     log.warning("traffic: %s", split)
 
 
-def _give(vertex: Vertex, record: Record, deployment: Deployment, share: int, percent: int) -> tuple[Deployment, Split]:
-    """Give the model a larger share, unless others have taken the one that it had.
+def _give(
+    vertex: Vertex, record: Record, deployment: Deployment, share: int, percent: int, decision: Decision | None
+) -> tuple[Deployment, Split]:
+    """Give the model a larger share, unless others have taken the one that it had, or what it was better than is gone.
 
     What others have made of the rest is written down first: at 100 % the endpoint itself does not tell any more.
     """
@@ -115,6 +120,8 @@ def _give(vertex: Vertex, record: Record, deployment: Deployment, share: int, pe
                 f"deployed model {model} had {share} % of the traffic of {deployment.endpoint}, which is now split as "
                 f"{now}: another run or a person changed it; run again if this model is to serve"
             )
+        if decision:
+            _check_champion(decision, deployment, now)
         deployment = replace(deployment, traffic_before=taken(now, deployment.traffic_before, model), given=True)
         record.write(deployment)
         return given(now, deployment.traffic_before, model, percent)
@@ -125,6 +132,18 @@ def _give(vertex: Vertex, record: Record, deployment: Deployment, share: int, pe
             "run again if this model is to serve"
         )
     return deployment, change_traffic(vertex, deployment.endpoint, step)
+
+
+def _check_champion(decision: Decision, deployment: Deployment, now: Split) -> None:
+    """See that the model that the gate found another better than is the one with most traffic still."""
+    champion = decision.contest.deployed_model
+    others = {each: share for each, share in now.items() if share and each != deployment.deployed_model}
+    if max(others.values(), default=0) > others.get(champion, 0):
+        than = f"deployed model {champion}" if champion else "no model, as none served"
+        raise VerificationError(
+            f"the gate found deployed model {deployment.deployed_model} better than {than}; the traffic of "
+            f"{deployment.endpoint} is split as {now} now, as another run or a person changed it meanwhile: train again"
+        )
 
 
 def planned_splits(deployment: Deployment, canary_percent: int, promotion_steps: Sequence[int]) -> list[Split]:

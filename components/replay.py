@@ -105,9 +105,9 @@ def replay(
     form = codec(contract.payload_format)
     tiles = golden.tiles
     batches = list(pack(len(tiles), max(tile_bytes(contract, golden))))[:at_most]
-    bodies = [form.encode_request(contract, tiles[batch]) for batch in batches]
 
-    def exchange(body: bytes) -> Exchange:
+    def exchange(batch: slice) -> Exchange:
+        body = form.encode_request(contract, tiles[batch])
         for attempt in range(attempts):
             answer = ask(body)
             if answer.ours:
@@ -117,11 +117,11 @@ def replay(
 
     begin = time.perf_counter()
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        once = list(pool.map(exchange, bodies))
+        once = list(pool.map(exchange, batches))
     most_seconds = max(_AGAIN_SECONDS, (time.perf_counter() - begin) / 2)
     again: list[Exchange] = []
     while len(once) + len(again) < at_least and sum(one.seconds for one in again) < most_seconds:
-        again.append(exchange(bodies[-1]))
+        again.append(exchange(batches[-1]))
     differing = [one for one in again if not _same(one.outputs, once[-1].outputs)]
     count = batches[-1].stop
     return Replay(

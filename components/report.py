@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components import pictures, storage
 from components.conclude import Conclusion
 from components.earthengine.contract import FILE_NAME, ModelContract, Output
 from components.earthengine.errors import PipelineError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES
 from components.earthengine.snippet import javascript_call, python_call
+from components.gate import Decision
+from components.pages import templates
 from components.record import Record
 from components.verification import OutputFigures, Verification
 from components.vertex import Vertex
@@ -131,7 +131,9 @@ def declared(record: Record, model_uri: str) -> ModelContract | None:
         return None
 
 
-def write_report(vertex: Vertex, contract: ModelContract | None, conclusion: Conclusion, path: Path) -> None:
+def write_report(
+    vertex: Vertex, contract: ModelContract | None, conclusion: Conclusion, path: Path, decision: Decision | None = None
+) -> None:
     """Write the page.
 
     Args:
@@ -139,16 +141,18 @@ def write_report(vertex: Vertex, contract: ModelContract | None, conclusion: Con
         contract: the model's contract; without it the page has no pictures and no call.
         conclusion: what came of the run.
         path: the file to write.
+        decision: of the gate, where the model is a retrained one.
     """
     verifications = conclusion.verifications
     pictured = _most_telling(verifications, lambda each: bool(each.pictures))
     measured = _most_telling(verifications, lambda each: bool(each.outputs))
     page = (
-        _templates()
+        templates()
         .get_template("report.html")
         .render(
             verdict=_verdict(conclusion),
             conclusion=conclusion,
+            decision=decision,
             deployment=conclusion.deployment,
             contract=contract,
             pictured=pictured,
@@ -204,31 +208,3 @@ def _calls(contract: ModelContract | None, conclusion: Conclusion) -> dict[str, 
         "Python": python_call(contract, deployment.endpoint, multiplier),
         "JavaScript": javascript_call(contract, deployment.endpoint, multiplier),
     }
-
-
-def _templates() -> Environment:
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(number=_number, count=_count, short=_short, zip=zip)
-    return templates
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "infinite"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _short(value: int) -> str:
-    """A power of ten, or 0, in a few characters: 100k."""
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if value >= unit:
-            return f"{value // unit}{name}"
-    return str(value)

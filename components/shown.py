@@ -1,20 +1,24 @@
-"""Shown: plans, endpoints and rollbacks as the command line prints them."""
+"""Shown: plans, endpoints, rollbacks and schedules as the command line prints them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from components.check import Finding
 from components.plan import Plan
 from components.rollback import Rollback
+from components.schedule import Put
+from components.schedules import Schedule
 from components.status import DeployedModel, Status
 from components.traffic import Split
 
-_MOMENT = "%Y-%m-%d %H:%M"  # UTC
+_MOMENT = "%Y-%m-%d %H:%M"  # UTC, but for schedules
 
 
 def plan_lines(plan: Plan, parameters: Mapping[str, Any]) -> Iterator[str]:
@@ -53,8 +57,7 @@ def plan_lines(plan: Plan, parameters: Mapping[str, Any]) -> Iterator[str]:
 
 def status_table(status: Status) -> Table:
     """A row for each model at an endpoint."""
-    table = Table(title=status.endpoint, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False  # narrow, for 80 columns
+    table = _table(status.endpoint)
     table.add_column("model, id", overflow="fold")
     table.add_column("share", justify="right", no_wrap=True)
     table.add_column("deployed (UTC), by", overflow="fold")
@@ -94,6 +97,72 @@ def rollback_lines(rollback: Rollback, endpoint: str) -> Iterator[str]:
     yield _line("again", "no model to return to" if rollback.again is None else _split(rollback.again, names))
     if undo := [each for each in rollback.before if each not in after and each in names]:
         yield _line("undo", f"with --to {max(undo, key=lambda each: rollback.before[each])}")
+
+
+def finding_line(finding: Finding) -> str:
+    """What one check found, after a mark."""
+    mark = {"passed": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/]"}[finding.verdict]
+    return f"{mark} {finding.what:12}{escape(finding.text)}"
+
+
+def schedule_lines(put: Put, page: str) -> Iterator[str]:
+    """What became of a schedule that was put, and where it is shown."""
+    schedule = put.schedule
+    yield _line("schedule", f"{schedule.name}, {'created' if put.created else 'changed in place'}")
+    if put.removed:
+        yield _line("removed", f"{', '.join(each.rsplit('/', 1)[-1] for each in put.removed)}, of the same name")
+    yield _line("cron", schedule.cron)
+    if schedule.state == "PAUSED":
+        yield _line("state", "paused, as it was; `schedule resume` lets it run")
+    else:
+        yield _line("next run", _local(schedule.next_run))
+    yield _line("watch", page)
+
+
+def schedule_table(schedules: Sequence[Schedule], where: str) -> Table:
+    """A row for each schedule of a project and region."""
+    table = _table(where)
+    table.add_column("schedule, pipeline", overflow="fold")
+    table.add_column("cron", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("next run", overflow="fold")
+    table.add_column("last run", overflow="fold")
+    colour = {"ACTIVE": "green", "PAUSED": "yellow"}
+    for each in schedules:
+        state = each.state.lower()
+        table.add_row(
+            escape(f"{each.name}\n{each.pipeline}"),
+            escape(each.cron),
+            (f"[{colour[each.state]}]{state}[/]" if each.state in colour else state) + f"\n{_counted(each.runs)}",
+            _local(each.next_run),
+            _last_run(each),
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False  # narrow, for 80 columns
+    return table
+
+
+def _last_run(schedule: Schedule) -> str:
+    run = schedule.last_run
+    if run is None:
+        return "none"
+    # The answer is to the start alone (reference of Schedule); how the run itself went, its job says.
+    started = run.answer.startswith("OK")
+    went = run.state.lower() or "its job is gone" if started else run.answer
+    colour = {"succeeded": "green", "failed": "red", "cancelled": "red"}.get(went, "default" if started else "yellow")
+    return f"{_local(run.due)}\n[{colour}]{escape(went)}[/]"
+
+
+def _local(moment: datetime | None) -> str:
+    return f"{moment:{_MOMENT} %Z}" if moment else "none"
+
+
+def _counted(runs: int) -> str:
+    return f"{runs} run{'s' * (runs != 1)}"
 
 
 def _line(what: str, text: str) -> str:

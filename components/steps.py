@@ -82,18 +82,23 @@ def upload(
     project: str,
     location: str,
     serving_image: str,
+    run: str,
     model_uri: str,
     staging: str,
     registered: Output[VertexModel],
 ) -> None:
     from pathlib import Path
 
+    from components.record import Record
     from components.storage import staging_folder
     from components.upload import upload_model
+    from components.versions import label_version
     from components.vertex import Vertex
 
-    vertex = Vertex(project, location)
-    model = upload_model(vertex, Path(archived.path), serving_image, staging_folder(staging, model_uri))
+    vertex, folder = Vertex(project, location), staging_folder(staging, model_uri)
+    model = upload_model(vertex, Path(archived.path), serving_image, folder)
+    if decision := Record.of(folder, run).decision():
+        label_version(vertex, model.name, decision.labels())
     registered.uri = vertex.uri(model.name)
     registered.metadata.update(resourceName=model.name, created=model.created)
     print(f"{model.name}: {'registered' if model.created else 'was registered already, nothing is uploaded'}")  # noqa: T201
@@ -245,6 +250,6 @@ def conclude(
     for key, value in conclusion.metrics().items():
         metrics.log_metric(key, value)
     contract = declared(record, model_uri)
-    write_report(vertex, contract, conclusion, Path(report.path))
+    write_report(vertex, contract, conclusion, Path(report.path), record.decision())
     write_call(contract, conclusion, Path(earth_engine_call.path))
     return conclusion.sentence

@@ -1,8 +1,12 @@
-"""Folders in Cloud Storage: fetched, and staged without sending what is there already."""
+"""Files and folders in Cloud Storage: found, fetched, and staged without sending what is there already."""
 
 from __future__ import annotations
 
 import base64
+import glob
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +47,66 @@ def fetch(uri: str, folder: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             blob.download_to_filename(path, checksum="crc32c")
     return folder
+
+
+def find_files(uri: str, endings: tuple[str, ...]) -> list[str]:
+    """The addresses of the files in the folder at a URI; where there is no such folder, of those that begin with it.
+
+    Args:
+        uri: `gs://bucket/name` or a path; what ends in a slash is a folder.
+        endings: of the files that are looked for.
+
+    Raises:
+        StorageError: the bucket does not exist or cannot be read.
+    """
+    if not uri.startswith("gs://"):
+        path = Path(uri)
+        is_folder = path.is_dir() or uri.endswith("/")
+        paths = path.rglob("*") if is_folder else path.parent.glob(f"{glob.escape(path.name)}*")
+        return sorted(str(each) for each in paths if each.name.endswith(endings) and each.is_file())
+    bucket, name = split(uri, folder=False)
+    with explained(f"read {uri}", StorageError):
+        names = sorted(blob.name for blob in _list(bucket, name) if blob.name.endswith(endings))
+    inside = [each for each in names if each.startswith(f"{name}/" if name else "")]
+    return [f"gs://{bucket.name}/{each}" for each in (inside if inside or uri.endswith("/") else names)]
+
+
+def find_beside(uri: str, ending: str) -> list[str]:
+    """The addresses of the files with an ending that lie in the same folder as the file at a URI.
+
+    Raises:
+        StorageError: the bucket does not exist or cannot be read.
+    """
+    if not uri.startswith("gs://"):
+        folder = uri[: uri.rfind("/") + 1]
+        return sorted(f"{folder}{path.name}" for path in Path(folder).glob(f"*{ending}"))
+    bucket, name = split(uri, folder=False)
+    folder = name[: name.rfind("/") + 1]
+    with explained(f"read {uri}", StorageError):
+        names = sorted(blob.name for blob in _list(bucket, folder, "/") if blob.name.endswith(ending))
+    return [f"gs://{bucket.name}/{each}" for each in names]
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[Path]:
+    """The file at a URI, on this machine while the block runs: downloaded from gs://, else the path itself.
+
+    Raises:
+        StorageError: the bucket or the object does not exist, or cannot be read.
+    """
+    if not uri.startswith("gs://"):
+        yield Path(uri)
+        return
+    bucket, name = split(uri, folder=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"object-{Path(name).name}"
+        with explained(f"read {uri}", StorageError):
+            try:
+                bucket.blob(name).download_to_filename(path, checksum="crc32c")
+            except exceptions.NotFound:
+                _list(bucket, name)  # tells a missing bucket from a missing object
+                raise StorageError(f"{uri} does not exist; correct the address") from None
+        yield path
 
 
 def staging_folder(staging: str, model_uri: str) -> str:
@@ -132,9 +196,10 @@ def split(uri: str, *, folder: bool = True) -> tuple[storage.Bucket, str]:
     return storage_client().bucket(bucket), f"{name}/" if folder and name else name
 
 
-def _list(bucket: storage.Bucket, prefix: str) -> list[storage.Blob]:
+def _list(bucket: storage.Bucket, prefix: str, delimiter: str | None = None) -> list[storage.Blob]:
+    """The objects whose names begin so; with a delimiter those alone that do not have it in the rest of the name."""
     try:
-        return list(bucket.list_blobs(prefix=prefix))
+        return list(bucket.list_blobs(prefix=prefix, delimiter=delimiter))
     except exceptions.NotFound:
         raise StorageError(
             f"the bucket gs://{bucket.name} does not exist; create it in the region of the endpoint: "

@@ -1,188 +1,203 @@
-"""Train: a small fully convolutional land-cover network on real Landsat samples.
+"""Train: a small network that judges each pixel by its bands, on labelled data.
 
-The samples are the 120 labelled surface reflectances of Landsat 8 that spyndex packages; the sample
-scene beside the model is its Sentinel-2 scene of 300 x 300 pixels at 10 m. Both satellites see blue,
-green, red and near infrared; Sentinel-2's scene counts reflectance in ten thousandths.
-
-    python -m components.train build/land-cover --framework pytorch
+It is there so that a retraining can be rehearsed and scheduled at once; a network of one's own is trained by one's
+own code and deployed when that has ended (containers/trigger).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
-from components.sample import SAMPLE_NAME
-from components.sample.npz import OUTPUT, Arrays
-from components.whole import whole_folder
+from components.data import Labelled
+from components.earthengine.contract import ModelContract, Source
 
-METRICS_NAME = "metrics.json"
-_COUNTS = 10_000  # of Sentinel-2 for a reflectance of 1
-_BANDS = {"B2": ("SR_B2", "B02"), "B3": ("SR_B3", "B03"), "B4": ("SR_B4", "B04"), "B8": ("SR_B5", "B08")}
-_CLASSES = {"Urban": "#d55e00", "Vegetation": "#009e73", "Water": "#0072b2"}
-_OUTPUT = "landcover"
-_HELD_OUT = 0.3
 _STEPS = 400
 _RATE = 0.01
 _HIDDEN = 16
+# Pixels that a step learns from: all of a small table, of many patches some.
+_AT_ONCE = 4096
 
 Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""From reflectances `[height, width, bands]` to the probability of each class `[height, width, classes]`."""
+"""From normalised bands `[height, width, bands]` to the output's values, `[height, width, classes or 1]`."""
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Reflectances `[n, bands]` and the number of their class `[n]`, to train on and held out."""
+class Trained:
+    """A trained network: what model.yaml says of it, and the network as a function."""
 
-    train: NDArray[np.float32]
-    train_class: NDArray[np.int64]
-    held_out: NDArray[np.float32]
-    held_out_class: NDArray[np.int64]
+    source: Source
+    predict: Predict
 
 
-def train_land_cover(destination: Path, framework: Framework, *, seed: int = 0) -> float:
-    """Train the network and write it with model.yaml, a sample scene and its metrics to a new folder.
+def train_model(contract: ModelContract, data: Labelled, folder: Path, *, seed: int = 0) -> Trained:
+    """Train the network for a contract, and save it in a folder.
 
-    Returns:
-        The share of the held-out samples that the network classifies rightly.
+    The same data and seed give the same network on the same machine.
+
+    Args:
+        contract: names the bands, and the one output: classes, or a number.
+        data: what to train on.
+        folder: where the network's file is written.
+        seed: of the first weights, and of which pixels a step learns from.
     """
-    samples = _samples(seed)
-    with whole_folder(destination):
-        train = _train_pytorch if framework == "pytorch" else _train_keras
-        file, predict = train(samples, destination, seed)
-        held_out = predict(samples.held_out[:, np.newaxis])[:, 0]
-        accuracy = float((held_out.argmax(-1) == samples.held_out_class).mean())
-        (destination / FILE_NAME).write_text(_contract(framework, file).dump(), encoding="utf-8")
-        scene = _scene()
-        # Apart from model.yaml, so that a wrong order of bands there comes to light.
-        reflectances = np.stack(list(scene.values()), -1) / np.float32(_COUNTS)
-        arrays: Arrays = scene | {f"{OUTPUT}{_OUTPUT}": predict(reflectances)}
-        np.savez(destination / SAMPLE_NAME, allow_pickle=False, **arrays)
-        metrics = {"accuracy": accuracy, "held_out_samples": len(samples.held_out)}
-        (destination / METRICS_NAME).write_text(json.dumps(metrics), encoding="utf-8")
-    return accuracy
+    pixels = _Pixels.of(contract, data)
+    train = _train_pytorch if contract.framework == "pytorch" else _train_keras
+    return train(pixels, folder, seed)
 
 
-def _contract(framework: Framework, file: str) -> ModelContract:
-    return ModelContract(
-        name=f"land-cover-{framework}",
-        framework=framework,
-        payload_format="SERIALIZED_TF_TENSORS",
-        model=Source(file=file),
-        bands=tuple(Band(name=name, factor=1 / _COUNTS) for name in _BANDS),
-        true_colour=("B4", "B3", "B2"),
-        tile=(64, 64),
-        scale=10,
-        outputs=(Output(name=_OUTPUT, dimensions=1, labels=tuple(_CLASSES), colours=tuple(_CLASSES.values())),),
-    )
+@dataclass(frozen=True)
+class _Pixels:
+    """Normalised bands `[n, bands]` and what is true `[n]`.
+
+    Attributes:
+        classes: how many there are; 0 where the truth is a number.
+    """
+
+    bands: NDArray[np.float32]
+    truth: NDArray[np.int64] | NDArray[np.float32]
+    classes: int
+
+    @classmethod
+    def of(cls, contract: ModelContract, data: Labelled) -> _Pixels:
+        raw = np.moveaxis(data.tiles, 1, -1).reshape(-1, contract.channels)
+        bands = raw * np.array(contract.factors, np.float32) + np.array(contract.offsets, np.float32)
+        return cls(bands, data.truth.reshape(-1), len(contract.outputs[0].labels))
+
+    @property
+    def mean(self) -> NDArray[Any]:
+        """Of each band."""
+        return np.asarray(self.bands.mean(0, np.float64))
+
+    @property
+    def spread(self) -> NDArray[Any]:
+        """The standard deviation of each band."""
+        return _spread(self.bands)
+
+    @property
+    def truth_mean(self) -> float:
+        return float(self.truth.mean(dtype=np.float64))
+
+    @property
+    def truth_spread(self) -> float:
+        return float(_spread(self.truth))
+
+    def batches(self, seed: int) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        """What each step learns from."""
+        random = np.random.default_rng(seed)
+        for _ in range(_STEPS):
+            if len(self.bands) <= _AT_ONCE:
+                yield self.bands, self.truth
+            else:
+                chosen = random.integers(len(self.bands), size=_AT_ONCE)
+                yield self.bands[chosen], self.truth[chosen]
 
 
-def _samples(seed: int) -> Samples:
-    """The packaged samples, of each class the same share held out."""
-    import spyndex
-
-    table = spyndex.datasets.open("spectral")
-    values = table[[landsat for landsat, _ in _BANDS.values()]].to_numpy(np.float32)
-    classes = np.array([list(_CLASSES).index(name) for name in table["class"]])
-    random = np.random.default_rng(seed)
-    held_out = np.zeros(len(classes), bool)
-    for number in range(len(_CLASSES)):
-        members = random.permutation(np.flatnonzero(classes == number))
-        held_out[members[: round(_HELD_OUT * len(members))]] = True
-    return Samples(values[~held_out], classes[~held_out], values[held_out], classes[held_out])
+def _spread(values: NDArray[Any]) -> NDArray[Any]:
+    """The standard deviation; 1 of what does not vary but by rounding, which then tells nothing."""
+    spread = values.std(0, np.float64)
+    varies = spread > 1e-6 * np.abs(values.mean(0, np.float64))
+    return np.where(varies, spread, 1.0)
 
 
-def _scene() -> dict[str, NDArray[np.float32]]:
-    import spyndex
-
-    scene = spyndex.datasets.open("sentinel")
-    return {name: scene.sel(band=sentinel).to_numpy().astype(np.float32) for name, (_, sentinel) in _BANDS.items()}
-
-
-def _train_pytorch(samples: Samples, folder: Path, seed: int) -> tuple[str, Predict]:
-    """Train, save as TorchScript: the file's name, the model as a function."""
+def _train_pytorch(pixels: _Pixels, folder: Path, seed: int) -> Trained:
+    """Train, and save as TorchScript."""
     import torch
     from torch import nn
 
     torch.manual_seed(seed)
-    mean, spread = samples.train.mean(0), samples.train.std(0)
-    standardise = nn.Conv2d(len(_BANDS), len(_BANDS), 1).requires_grad_(False)
-    standardise.load_state_dict(
-        {
-            "weight": torch.diag(torch.from_numpy(1 / spread))[:, :, None, None],
-            "bias": torch.from_numpy(-mean / spread),
-        }
-    )
+    count = pixels.bands.shape[1]
+    standardise = _affine(1 / pixels.spread, -pixels.mean / pixels.spread)
     layers = nn.Sequential(
-        standardise, nn.Conv2d(len(_BANDS), _HIDDEN, 1), nn.ReLU(), nn.Conv2d(_HIDDEN, len(_CLASSES), 1)
+        standardise, nn.Conv2d(count, _HIDDEN, 1), nn.ReLU(), nn.Conv2d(_HIDDEN, pixels.classes or 1, 1)
     )
-    # One image of a column of samples: six times as fast as an image for each sample.
-    pixels = torch.from_numpy(samples.train.T)[None, :, :, None]
-    classes = torch.from_numpy(samples.train_class)[None, :, None]
+    if pixels.classes:
+        ending: nn.Module = nn.Softmax(dim=1)
+        loss: Callable[..., torch.Tensor] = nn.functional.cross_entropy
+    else:
+        ending = _affine(np.array([pixels.truth_spread]), np.array([pixels.truth_mean]))
+        loss = nn.functional.mse_loss
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layers.to(device)
     optimiser = torch.optim.Adam([weight for weight in layers.parameters() if weight.requires_grad], _RATE)
-    for _ in range(_STEPS):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(layers(pixels), classes).backward()
-        optimiser.step()
-    model = nn.Sequential(layers, nn.Softmax(dim=1)).eval()
+    with _one_thread():
+        for bands, truth in pixels.batches(seed):
+            # One image of a column of pixels: six times as fast as an image for each.
+            answer = layers(torch.from_numpy(bands.T).to(device)[None, :, :, None])
+            wanted = torch.from_numpy(truth).to(device)[None, :, None]
+            if not pixels.classes:
+                wanted = ((wanted - pixels.truth_mean) / pixels.truth_spread)[:, None]
+            optimiser.zero_grad()
+            loss(answer, wanted).backward()
+            optimiser.step()
+    model = nn.Sequential(layers.cpu(), ending).eval()
     torch.jit.script(model).save(str(folder / "model.pt"))
 
-    def predict(reflectances: NDArray[np.float32]) -> NDArray[Any]:
+    def predict(bands: NDArray[np.float32]) -> NDArray[Any]:
         with torch.inference_mode():
-            answer: torch.Tensor = model(torch.from_numpy(reflectances).permute(2, 0, 1)[None])[0]
+            answer: torch.Tensor = model(torch.from_numpy(bands).permute(2, 0, 1)[None])[0]
         return answer.permute(1, 2, 0).contiguous().numpy()
 
-    return "model.pt", predict
+    return Trained(Source(file="model.pt"), predict)
 
 
-def _train_keras(samples: Samples, folder: Path, seed: int) -> tuple[str, Predict]:
-    """Train, save as `.keras`: the file's name, the model as a function."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine; threads that wait for each other cost such small steps more, too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _affine(scale: NDArray[Any], offset: NDArray[Any]) -> Any:
+    """A layer `[N, C, H, W]` that scales and moves each channel, and does not learn."""
+    import torch
+    from torch import nn
+
+    layer = nn.Conv2d(len(scale), len(scale), 1).requires_grad_(False)
+    weight, bias = (torch.from_numpy(values.astype(np.float32)) for values in (scale, offset))
+    layer.load_state_dict({"weight": torch.diag(weight)[:, :, None, None], "bias": bias})
+    return layer
+
+
+def _train_keras(pixels: _Pixels, folder: Path, seed: int) -> Trained:
+    """Train, and save as `.keras`."""
     from components.frameworks.quiet import quiet_import
 
     with quiet_import():
         import keras
 
     keras.utils.set_random_seed(seed)
-    standardise = keras.layers.Normalization(mean=samples.train.mean(0), variance=samples.train.var(0))
-    model = keras.Sequential(
-        [
-            keras.Input((None, None, len(_BANDS))),
-            standardise,
-            keras.layers.Conv2D(_HIDDEN, 1, activation="relu"),
-            keras.layers.Conv2D(len(_CLASSES), 1, activation="softmax"),
-        ]
-    )
-    model.compile(keras.optimizers.Adam(_RATE), "sparse_categorical_crossentropy")
-    pixels, classes = samples.train[:, None, None], samples.train_class[:, None, None]
-    for _ in range(_STEPS):
-        model.train_on_batch(pixels, classes)
-    model.save(folder / "model.keras")
+    network = [
+        keras.Input((None, None, pixels.bands.shape[1])),
+        keras.layers.Normalization(mean=pixels.mean, variance=pixels.spread**2),
+        keras.layers.Conv2D(_HIDDEN, 1, activation="relu"),
+    ]
+    if pixels.classes:
+        model = keras.Sequential([*network, keras.layers.Conv2D(pixels.classes, 1, activation="softmax")])
+        whole = model
+    else:
+        model = keras.Sequential([*network, keras.layers.Conv2D(1, 1)])
+        whole = keras.Sequential([model, keras.layers.Rescaling(pixels.truth_spread, pixels.truth_mean)])
+    model.compile(keras.optimizers.Adam(_RATE), "sparse_categorical_crossentropy" if pixels.classes else "mse")
+    for bands, truth in pixels.batches(seed):
+        wanted = truth if pixels.classes else (truth - pixels.truth_mean) / pixels.truth_spread
+        model.train_on_batch(bands[:, None, None], wanted[:, None, None])
+    whole.save(folder / "model.keras")
 
-    def predict(reflectances: NDArray[np.float32]) -> NDArray[Any]:
-        answer: NDArray[Any] = model.predict_on_batch(reflectances[None])[0]
+    def predict(bands: NDArray[np.float32]) -> NDArray[Any]:
+        answer: NDArray[Any] = whole.predict_on_batch(bands[None])[0]
         return answer
 
-    return "model.keras", predict
-
-
-def main() -> None:
-    """Train from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m components.train", description=train_land_cover.__doc__)
-    parser.add_argument("destination", type=Path, help="folder to write the model to")
-    parser.add_argument("--framework", choices=get_args(Framework), default="pytorch")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    accuracy = train_land_cover(arguments.destination, arguments.framework, seed=arguments.seed)
-    print(f"trained {arguments.destination}: {accuracy:.1%} of the held-out samples right")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()
+    return Trained(Source(file="model.keras"), predict)

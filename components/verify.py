@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
+from components.asking import ATTEMPTS, asking
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import PayloadError, PipelineError, VerificationError, VertexError
-from components.earthengine.payloads import codec, messages_pb2
-from components.earthengine.payloads.predict_messages import GRPC_METHOD
+from components.earthengine.errors import PipelineError, VerificationError, VertexError
 from components.golden import Golden
 from components.pictures import save_pictures
 from components.record import Deployment, Record
-from components.replay import Answer, Ask, NobodyAnsweredError, Replay, percentile_ms, replay, tile_bytes
-from components.traffic import read_endpoint
+from components.replay import NobodyAnsweredError, Replay, percentile_ms, replay, tile_bytes
 from components.verification import Check, Verification, checks_of, figures_of, latency_check, pictures_of
 from components.versions import VERIFIED, VERIFIED_BY, label_version
 from components.vertex import Vertex
 
 log = logging.getLogger(__name__)
-
-# At a share of 1 percent the new model misses 2,000 requests once in 500 million times.
-_ATTEMPTS = 2000
-# Answers of other models after which the traffic is looked at: another run may have taken all of it.
-_LOOK_AGAIN = 100
 
 
 def verify_run(
@@ -122,10 +109,10 @@ def verify_endpoint(
         endpoint, deployed_model, share, (), output_multiplier=max(1.0, math.ceil(10 * in_answer / in_request) / 10)
     )
     try:
-        with _asking(vertex, endpoint, deployed_model, contract) as ask:
-            replayed = replay(contract, golden, ask, attempts=_ATTEMPTS, at_most=at_most)
+        with asking(vertex, endpoint, deployed_model, contract) as ask:
+            replayed = replay(contract, golden, ask, attempts=ATTEMPTS, at_most=at_most)
     except NobodyAnsweredError:
-        text = f"deployed model {deployed_model} answered none of {_ATTEMPTS} requests to {endpoint}; see its traffic"
+        text = f"deployed model {deployed_model} answered none of {ATTEMPTS} requests to {endpoint}; see its traffic"
         return replace(found, checks=(Check("answers", False, text),), conclusive=False), None
     except PipelineError as error:
         disturbed = isinstance(error, (VerificationError, VertexError))
@@ -143,75 +130,3 @@ def verify_endpoint(
         outputs=figures_of(contract, replayed),
         pictures={} if at_most else pictures_of(contract, replayed, golden.scene),
     ), replayed
-
-
-@contextmanager
-def _asking(vertex: Vertex, endpoint: str, deployed_model: str, contract: ModelContract) -> Iterator[Ask]:
-    """What sends a request by the route of the contract's format, and tells whether the deployed model answered.
-
-    Raises:
-        VerificationError: it has lost its traffic, or which model answers cannot be told.
-    """
-    grpc = codec(contract.payload_format).transport == "grpc"
-    serving = _serving(vertex, endpoint) if grpc else []
-    misses, unnamed = count(1), False
-
-    def ask(body: bytes) -> Answer:
-        nonlocal unnamed
-        begin = time.perf_counter()
-        if grpc:
-            answer, answered_by = vertex.direct_raw_predict(endpoint, GRPC_METHOD, body), ""
-        else:
-            answer, answered_by = vertex.predict(endpoint, body)
-        seconds = time.perf_counter() - begin
-        if grpc and not (answered_by := _named_in(answer)):
-            unnamed, answered_by = True, _only(serving, endpoint)
-        if answered_by != deployed_model and next(misses) % _LOOK_AGAIN == 0:
-            _check_traffic(vertex, endpoint, deployed_model)
-        return Answer(answer, seconds, answered_by == deployed_model)
-
-    yield ask
-    if unnamed and (now := _serving(vertex, endpoint)) != serving:
-        raise VerificationError(
-            f"the traffic of {endpoint} went to {_list(serving)} and goes to {_list(now)} now: another run or a person "
-            "changed it meanwhile, and the server's gRPC answers do not say which model gave them; run again"
-        )
-
-
-def _check_traffic(vertex: Vertex, endpoint: str, deployed_model: str) -> None:
-    split = dict(read_endpoint(vertex, endpoint).traffic_split)
-    if not split.get(deployed_model):
-        raise VerificationError(
-            f"deployed model {deployed_model} has no traffic of {endpoint} any more ({split or 'none has any'}): "
-            "another run or a person gave it to others meanwhile; run again if this model is to serve"
-        )
-
-
-def _named_in(answer: bytes) -> str:
-    """The deployed model that a gRPC answer says it is of: Vertex AI does not say, our server does in the answer."""
-    try:
-        label: str = messages_pb2.PredictResponse.FromString(answer).model_spec.version_label
-    except DecodeError as error:
-        raise PayloadError(f"the answer is no PredictResponse: {error}; use another serving image") from error
-    return label
-
-
-def _serving(vertex: Vertex, endpoint: str) -> list[str]:
-    """The deployed models that have traffic."""
-    return sorted(model for model, share in dict(read_endpoint(vertex, endpoint).traffic_split).items() if share)
-
-
-def _only(serving: list[str], endpoint: str) -> str:
-    """The one deployed model that has traffic, which gave whatever is answered."""
-    if len(serving) == 1:
-        return serving[0]
-    raise VerificationError(
-        f"{endpoint} splits its traffic over {_list(serving)}, and the server's gRPC answers do not say which gave "
-        "them; use our serving image, or canary_percent 100"
-        if serving
-        else f"no deployed model has traffic of {endpoint}; run again if this model is to serve"
-    )
-
-
-def _list(models: list[str]) -> str:
-    return ", ".join(models) or "none"

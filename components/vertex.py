@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from google.api_core import exceptions, retry
@@ -30,7 +32,7 @@ import_by_submodule("google.cloud.aiplatform_v1.types")
 
 if TYPE_CHECKING:
     from google.auth.transport.requests import AuthorizedSession
-    from google.cloud import aiplatform_v1, storage
+    from google.cloud import aiplatform, aiplatform_v1, storage
 
 EMULATOR = "VERTEX_EMULATOR_HOST"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
@@ -74,7 +76,7 @@ class Vertex:
         return f"{self.host}/v1/{name}"
 
     def page(self, name: str) -> str:
-        """The page of the console that shows a model, also `M@V`, an endpoint or a pipeline job."""
+        """The page of the console that shows a model, also `M@V`, an endpoint, a pipeline job or a schedule."""
         if EMULATOR in os.environ:
             return f"{self.host}/console/{name}"
         _, project, _, location, kind, resource = name.split("/")
@@ -83,6 +85,7 @@ class Vertex:
             "endpoints": f"locations/{location}/endpoints/{resource}",
             "models": f"models/locations/{location}/models/{model}" + (f"/versions/{version}" if version else ""),
             "pipelineJobs": f"locations/{location}/pipelines/runs/{resource}",
+            "schedules": f"locations/{location}/pipelines/schedules/{resource}",
         }[kind]
         return f"https://console.cloud.google.com/vertex-ai/{path}?project={project}"
 
@@ -113,6 +116,13 @@ class Vertex:
         from google.cloud.aiplatform_v1.services.pipeline_service import PipelineServiceClient
 
         return self._client(PipelineServiceClient)
+
+    @cached_property
+    def schedules(self) -> aiplatform_v1.ScheduleServiceClient:
+        """Schedules of pipeline jobs."""
+        from google.cloud.aiplatform_v1.services.schedule_service import ScheduleServiceClient
+
+        return self._client(ScheduleServiceClient)
 
     @cached_property
     def session(self) -> AuthorizedSession:
@@ -182,6 +192,30 @@ class Vertex:
             except requests.ReadTimeout as error:
                 raise VertexError(f"{endpoint} {_LATE}") from error
         return bytes(answer.output)
+
+    def pipeline_job(
+        self, name: str, template: Path, parameters: dict[str, Any], pipeline_root: str
+    ) -> aiplatform.PipelineJob:
+        """The SDK's own job of a compiled template, which asks nothing of Vertex AI before it is told to.
+
+        Raises:
+            ValueError: the pipeline has no such parameter, or the SDK knows no such region.
+        """
+        from google.cloud import aiplatform
+
+        # It would tell on stdout what it makes.
+        logging.getLogger("google.cloud.aiplatform.pipeline_job_schedules").setLevel(logging.WARNING)
+        # The SDK takes an address only for the whole process.
+        aiplatform.init(
+            project=self.project,
+            location=self.location,
+            credentials=credentials(),
+            api_endpoint=self.host,
+            api_transport="rest",
+        )
+        return aiplatform.PipelineJob(
+            display_name=name, template_path=str(template), pipeline_root=pipeline_root, parameter_values=parameters
+        )
 
     def _client(self, kind: Any) -> Any:
         return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})

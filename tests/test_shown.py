@@ -1,4 +1,4 @@
-"""What the command line prints of plans, endpoints and rollbacks."""
+"""What the command line prints of plans, endpoints, rollbacks and schedules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,8 @@ from components import shown
 from components.plan import Plan
 from components.record import Deployment
 from components.rollback import Rollback
+from components.schedule import Put
+from components.schedules import Run, Schedule
 from components.status import DeployedModel, Status
 from components.trial import Trial
 from components.versions import LastVerification
@@ -142,3 +145,49 @@ def test_a_rollback_tells_what_the_next_would_do_and_what_undoes_it() -> None:
         "now       100 % m@1 (1), as before: nothing is changed",
         "again     100 % m@2 (2)",
     ]
+
+
+PARIS = datetime(2026, 11, 23, 3, 0, tzinfo=ZoneInfo("Europe/Paris"))
+WEEKLY = Schedule(
+    f"{PARENT}/schedules/1", "fields [weekly]", "TZ=Europe/Paris 0 3 * * 1", "ACTIVE", "deploy", 1, PARIS, None
+)
+
+
+def test_a_schedule_that_was_put_is_told_with_its_next_run() -> None:
+    assert printed(*shown.schedule_lines(Put(WEEKLY, True, ()), "https://page")).splitlines() == [
+        "schedule  fields [weekly], created",
+        "cron      TZ=Europe/Paris 0 3 * * 1",
+        "next run  2026-11-23 03:00 CET",
+        "watch     https://page",
+    ]
+    paused = Put(replace(WEEKLY, state="PAUSED"), False, (f"{PARENT}/schedules/2", f"{PARENT}/schedules/3"))
+    assert printed(*shown.schedule_lines(paused, "https://page")).splitlines()[:4] == [
+        "schedule  fields [weekly], changed in place",
+        "removed   2, 3, of the same name",
+        "cron      TZ=Europe/Paris 0 3 * * 1",
+        "state     paused, as it was; `schedule resume` lets it run",
+    ]
+
+
+def test_schedules_are_a_table_that_fits() -> None:
+    lines = printed(shown.schedule_table([WEEKLY, replace(WEEKLY, next_run=None, state="COMPLETED")], PARENT))
+    assert lines.splitlines()[0].strip() == PARENT
+    assert max(map(len, lines.splitlines())) <= 80
+    for part in ("fields [weekly]", "deploy", "active", "1 run", "2026-11-23 03:00", "completed", "none"):
+        assert part in lines
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (None, "none"),
+        (Run(PARIS, "OK: job", "SUCCEEDED"), "succeeded"),
+        (Run(PARIS, "OK: job", ""), "its job is gone"),
+        (Run(PARIS, "Skipped: 1 is active", "RUNNING"), "Skipped: 1 is active"),
+        (Run(None, "OK", "FAILED"), "failed"),
+    ],
+)
+def test_how_the_last_run_went_is_told(run: Run | None, told: str) -> None:
+    table = printed(shown.schedule_table([replace(WEEKLY, next_run=None, last_run=run)], PARENT), width=200)
+    assert told in table
+    assert ("2026-11-23 03:00 CET" in table) == bool(run and run.due)

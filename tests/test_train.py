@@ -1,88 +1,93 @@
 from __future__ import annotations
 
-import json
-import sys
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from components import train
-from components.check import check_model
-from components.earthengine.contract import Framework, ModelContract
-from components.earthengine.errors import ContractError
-from components.export import export_model
+from components.data import Labelled
+from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.source import SourceModel
-from components.train import train_land_cover
+from components.train import _AT_ONCE, _Pixels, train_model
+from tests.conftest import contract_of
+
+BANDS = [{"name": "red", "factor": 0.01, "offset": -1}, {"name": "green"}]
+CLASSES = {"name": "kind", "dimensions": 1, "labels": ["dark", "bright"]}
+NUMBER = {"name": "height", "dimensions": 0}
 
 
-@pytest.mark.parametrize(("framework", "file"), [("pytorch", "model.pt"), ("tensorflow", "model.keras")])
-def test_learns_the_classes_and_writes_all(tmp_path: Path, framework: Framework, file: str) -> None:
-    accuracy = train_land_cover(tmp_path / "a", framework, seed=3)
-    assert accuracy >= 0.9
-    names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["metrics.json", file, "model.yaml", "sample.npz"]
-    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
-    assert metrics == {"accuracy": accuracy, "held_out_samples": 36}
-    contract = ModelContract.read(tmp_path / "a")
-    assert (contract.framework, contract.model.file) == (framework, file)
-    with np.load(tmp_path / "a" / "sample.npz") as sample:
-        shapes = {band.name: (300, 300) for band in contract.bands} | {"output.landcover": (300, 300, 3)}
-        assert {name: sample[name].shape for name in sample} == shapes
-        # Digital numbers of Sentinel-2: the contract's factor gives reflectances.
-        assert 0.01 < sample["B8"].mean() * contract.bands[3].factor < 0.6
-    # The saved model is the one whose accuracy was told.
-    samples = train._samples(3)
-    tiles = (samples.held_out / np.float32(contract.bands[0].factor))[:, :, None, None]
-    answers = SourceModel(tmp_path / "a").predict(tiles)["landcover"][:, 0, 0]
-    assert np.mean(answers.argmax(-1) == samples.held_out_class) == accuracy
-    np.testing.assert_allclose(answers.sum(-1), 1, 1e-5)
+def labelled(count: int, *, classes: bool, seed: int = 0, side: int = 1) -> Labelled:
+    """Red from 0 to 400 raw, green not to be heeded; bright where red is above 200, or as high as a tenth of it."""
+    random = np.random.default_rng(seed)
+    red = random.uniform(0, 400, (count, side, side))
+    tiles = np.stack([red, np.zeros_like(red)], 1).astype(np.float32)
+    truth: NDArray[np.int64] | NDArray[np.float32]
+    truth = (red > 200).astype(np.int64) if classes else (red / 10).astype(np.float32)
+    return Labelled(tiles, truth, "made")
 
-    assert train_land_cover(tmp_path / "b", framework, seed=3) == accuracy
-    np.testing.assert_array_equal(SourceModel(tmp_path / "b").predict(tiles)["landcover"][:, 0, 0], answers)
+
+def answers_of(folder: Path, contract: ModelContract, data: Labelled, tiles: NDArray[np.float32], seed: int = 0) -> Any:
+    """What the model answers to raw tiles that is trained on data, run as its folder's contract says."""
+    folder.mkdir()
+    made = train_model(contract, data, folder, seed=seed)
+    (folder / FILE_NAME).write_text(contract.model_copy(update={"model": made.source}).dump(), encoding="utf-8")
+    return SourceModel(folder).predict(tiles)[contract.outputs[0].name]
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
-def test_a_wrong_order_of_bands_comes_to_light(tmp_path: Path, framework: Framework) -> None:
-    train_land_cover(tmp_path / "a", framework, seed=3)
-    findings = {finding.what: finding for finding in check_model(tmp_path / "a", None, date(2026, 11, 21))}
-    assert findings["golden"].text == "sample.npz, 300 x 300 pixels, 25 tiles"
-    assert findings["model"].verdict == "passed"
-    assert findings["model"].text.endswith("; landcover as expected")
-    contract = ModelContract.read(tmp_path / "a")
-    blue, green, red, infrared = contract.bands
-    wrong = contract.model_copy(update={"bands": (red, green, blue, infrared)})
-    (tmp_path / "a" / "model.yaml").write_text(wrong.dump())
-    with pytest.raises(ContractError, match=r"they agree where (B2 and B4|B4 and B2) change places: correct the order"):
-        export_model(tmp_path / "a", tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()
+def test_learns_classes_from_points_and_patches(tmp_path: Path, framework: Framework) -> None:
+    contract = contract_of(framework=framework, bands=BANDS, outputs=[CLASSES])
+    fresh = labelled(300, classes=True, seed=9)
+    answers = {}
+    for name, data in (
+        ("points", labelled(200, classes=True)),
+        ("again", labelled(200, classes=True)),
+        ("patches", labelled(12, classes=True, side=24)),
+    ):
+        answers[name] = answers_of(tmp_path / name, contract, data, fresh.tiles)
+        assert (answers[name].argmax(-1) == fresh.truth).mean() > 0.97
+        np.testing.assert_allclose(answers[name].sum(-1), 1, 1e-5)
+    np.testing.assert_array_equal(answers["points"], answers["again"])
+    other = answers_of(tmp_path / "seed", contract, labelled(200, classes=True), fresh.tiles, seed=1)
+    assert (other != answers["points"]).any()
 
 
-def test_same_share_of_each_class_is_held_out() -> None:
-    samples = train._samples(0)
-    assert len(samples.train) + len(samples.held_out) == 120
-    whole = np.bincount(np.concatenate([samples.train_class, samples.held_out_class]))
-    assert (np.bincount(samples.held_out_class) == np.round(whole * 0.3)).all()
-    assert not set(map(tuple, samples.train)) & set(map(tuple, samples.held_out))
-    assert (train._samples(1).held_out != samples.held_out).any()
+def test_many_pixels_are_learnt_from_in_batches(tmp_path: Path) -> None:
+    data = labelled(20, classes=True, side=24)
+    assert data.truth.size > 2 * _AT_ONCE
+    contract = contract_of(bands=BANDS, outputs=[CLASSES])
+    one, two = (answers_of(tmp_path / name, contract, data, data.tiles) for name in "ab")
+    assert (one.argmax(-1) == data.truth).mean() > 0.97
+    np.testing.assert_array_equal(one, two)
 
 
-def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(train, "_STEPS", 100)
-    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "a"), "--framework", "pytorch", "--seed", "5"])
-    train.main()
-    assert capsys.readouterr().out.startswith(f"trained {tmp_path / 'a'}: ")
-    assert (tmp_path / "a" / "model.pt").is_file()
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_learns_a_number(tmp_path: Path, framework: Framework) -> None:
+    contract = contract_of(framework=framework, bands=BANDS, outputs=[NUMBER])
+    fresh = labelled(100, classes=False, seed=9)
+    answers = answers_of(tmp_path / "model", contract, labelled(300, classes=False), fresh.tiles)
+    assert answers.shape == fresh.truth.shape
+    assert np.sqrt(np.mean((answers - fresh.truth) ** 2)) < 1  # of a range of 40
+    # The same network by the function that the training gives back: normalised bands, channels last.
+    made = train_model(contract, labelled(300, classes=False), tmp_path, seed=0)
+    bands = fresh.tiles.transpose(0, 2, 3, 1)[:, 0] * np.array([0.01, 1], np.float32) + np.array([-1, 0], np.float32)
+    np.testing.assert_allclose(made.predict(bands)[..., 0], answers[:, 0], 1e-4, 1e-4)
 
 
-def test_failed_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_STEPS", 1)
+@pytest.mark.parametrize("framework", ["pytorch", "tensorflow"])
+def test_data_that_do_not_vary_make_finite_answers(tmp_path: Path, framework: Framework) -> None:
+    contract = contract_of(framework=framework, bands=BANDS, outputs=[NUMBER])
+    # Which float32 does not hold exactly, so that its deviation is not 0.
+    tiles = np.full((100, 2, 1, 1), 0.037, np.float32)
+    data = Labelled(tiles, np.full((100, 1, 1), 7, np.float32), "flat")
+    np.testing.assert_allclose(answers_of(tmp_path / "near", contract, data, tiles + np.float32(1e-4)), 7, 0.01)
+    np.testing.assert_allclose(answers_of(tmp_path / "model", contract, data, tiles), 7, 0.01)
 
-    def no_scene() -> None:
-        raise OSError("no scene")
 
-    monkeypatch.setattr(train, "_scene", no_scene)
-    with pytest.raises(OSError, match="no scene"):
-        train_land_cover(tmp_path / "a", "pytorch")
-    assert not (tmp_path / "a").exists()
+def test_many_pixels_are_standardised_rightly() -> None:
+    tiles = np.random.default_rng(0).uniform(0.2, 0.4, (1, 1, 4000, 5000)).astype(np.float32)
+    pixels = _Pixels.of(contract_of(bands=[{"name": "red"}]), Labelled(tiles, tiles[:, 0], "many"))
+    assert pixels.mean[0] == pytest.approx(0.3, abs=1e-4)
+    assert pixels.spread[0] == pytest.approx(0.2 / np.sqrt(12), rel=1e-3)

@@ -142,7 +142,7 @@ def test_only_what_a_model_answered_is_held_against_it(site: Site, tmp_path: Pat
 
 
 def test_nobody_answers(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "_ATTEMPTS", 5)
+    monkeypatch.setattr(verify, "ATTEMPTS", 5)
     site.answered_by = "17"
     found = verified(site, tmp_path)
     assert f"deployed model {OURS} answered none of 5 requests" in found.fault

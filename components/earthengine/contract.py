@@ -33,6 +33,7 @@ _EXAMPLES_IN_THE_GUIDE = "GRPC_SERIALIZED_TF_EXAMPLES"
 PixelType = Literal["float", "double", "int8", "uint8", "int16", "uint16", "int32"]
 ModelType = Literal["float16", "float32", "float64", "uint8", "int16", "int32", "int64"]
 Layout = Literal["channels_first", "channels_last"]
+Metric = Literal["accuracy", "f1", "iou", "rmse"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
@@ -105,6 +106,12 @@ class Output(_Part):
     labels: tuple[str, ...] = Field((), description="what each number (0) or each element (1) stands for")
     colours: tuple[Colour, ...] = Field((), description="one #rrggbb a label; without labels a ramp over range")
     range: tuple[Finite, Finite] | None = Field(None, description="smallest and largest value, for the map")
+    metrics: tuple[Metric, ...] = Field((), description="what a retrained model must be better by, the first above all")
+
+    @property
+    def judged_by(self) -> tuple[Metric, ...]:
+        """The metrics that a retrained model is held against the one that serves by."""
+        return self.metrics or (("accuracy",) if self.labels else ("rmse",))
 
     @property
     def number(self) -> str:
@@ -127,6 +134,16 @@ class Output(_Part):
             raise ValueError("has labels, which only dimensions 0 and 1 can carry; remove them")
         if self.range and self.range[0] >= self.range[1]:
             raise ValueError(f"has the range {list(self.range)}; its first number must be the smaller")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_are_of_its_kind(self) -> Self:
+        allowed = ("accuracy", "f1", "iou") if self.labels else ("rmse",)
+        if wrong := [metric for metric in self.metrics if metric not in allowed]:
+            kind = "classes, as it has labels" if self.labels else "numbers, as it has no labels"
+            raise ValueError(f"has the metric {wrong[0]}, but is of {kind}; allowed: {', '.join(allowed)}")
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError("has a metric twice; name each once")
         return self
 
 

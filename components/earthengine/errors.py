@@ -2,14 +2,17 @@
 
 PipelineError                 whatever the project refuses; the command line prints it and exits with 1
 ├── ContractError             model.yaml is missing, malformed, or contradicts the model or the platform
+├── DataError                 what a model is trained on is missing, malformed or not enough
 ├── ModelError                a trained model cannot be loaded, exported or trusted
 ├── PayloadError              a request or an answer is not what its payload format says
 ├── ImageError                a serving image is unknown, has ended, or does not fit the framework or the format
-├── ParameterError            a number that a pipeline is run with is out of its range
+├── ParameterError            a value that is given to a command or a pipeline is none that is allowed
 ├── StorageError              a bucket or an object is missing or cannot be written
 ├── VertexError               Vertex AI refused a call or did not finish it in time
 ├── VerificationError         a deployed model answers, but not as the source model does
 ├── RollbackError             an endpoint has no model to return to
+├── EvaluationError           a retrained model and the one that serves cannot be held against each other
+├── ScheduleError             a schedule does not exist, or cannot be what is asked
 ├── JobError                  a pipeline job failed or was cancelled
 └── LocalError                the local Vertex AI cannot be started
 
@@ -27,6 +30,10 @@ class ContractError(PipelineError):
     """model.yaml is missing, malformed, or contradicts the model or the platform."""
 
 
+class DataError(PipelineError):
+    """What a model is trained on is missing, malformed or not enough."""
+
+
 class ModelError(PipelineError):
     """A trained model cannot be loaded, exported or trusted."""
 
@@ -40,7 +47,7 @@ class ImageError(PipelineError):
 
 
 class ParameterError(PipelineError):
-    """A number that a pipeline is run with is out of its range."""
+    """A value that is given to a command or a pipeline is none that is allowed."""
 
 
 class StorageError(PipelineError):
@@ -57,6 +64,14 @@ class VerificationError(PipelineError):
 
 class RollbackError(PipelineError):
     """An endpoint has no model to return to, or not the one that is named."""
+
+
+class EvaluationError(PipelineError):
+    """A retrained model and the one that serves cannot be held against each other."""
+
+
+class ScheduleError(PipelineError):
+    """A schedule does not exist, or cannot be what is asked."""
 
 
 class JobError(PipelineError):

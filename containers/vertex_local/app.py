@@ -20,9 +20,11 @@ from .api.rest import Rest, error_answer
 from .artifacts import Artifacts
 from .console import Console
 from .errors import NotFoundError
+from .project import ProjectApis
 from .projects import Projects
 from .servers.fleet import Fleet
 from .servers.runners import Runner
+from .services.custom_jobs import CustomJobs
 from .services.endpoints import Endpoints
 from .services.jobs import Jobs
 from .services.models import Models
@@ -40,6 +42,7 @@ SERVICES: Mapping[str, type] = {
     "PredictionService": Predictions,
     "PipelineService": Jobs,
     "ScheduleService": Schedules,
+    "JobService": CustomJobs,
     OPERATIONS: Operations,
 }
 """What implements which service."""
@@ -63,7 +66,9 @@ class VertexLocal:
         self.endpoints = Endpoints(endpoints, self.operations, self.fleet, self.models)
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
         self.jobs = Jobs(store, self.operations, self.projects, directory)
+        self.custom_jobs = CustomJobs(store, self.operations, self.projects, directory)
         self.schedules = Schedules(store, self.operations, self.jobs)
+        self.project_apis = ProjectApis(directory / "project.json", self.projects, self._client)
         self.console = Console(
             self.jobs, self.models, self.endpoints, self.schedules, self.fleet, directory / "storage"
         )
@@ -71,7 +76,15 @@ class VertexLocal:
     @property
     def services(self) -> Mapping[str, object]:
         """By the names that aiplatform_v1 has for them."""
-        mine = (self.models, self.endpoints, self.predictions, self.jobs, self.schedules, self.operations)
+        mine = (
+            self.models,
+            self.endpoints,
+            self.predictions,
+            self.jobs,
+            self.schedules,
+            self.custom_jobs,
+            self.operations,
+        )
         return {name: service for name, kind in SERVICES.items() for service in mine if isinstance(service, kind)}
 
     def start(self) -> None:
@@ -83,6 +96,7 @@ class VertexLocal:
         await self.schedules.stop()
         await self.operations.stop()
         await self.jobs.stop()
+        await self.custom_jobs.stop()
         await self.fleet.stop()
         await self._client.close()
 
@@ -105,7 +119,7 @@ def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool)
     hosts = _LOOPBACK_HOSTS if loopback_only else ["*"]
     rest = Rest(service.services, service.predictions, service.projects)
     return Starlette(
-        routes=[*rest.routes(), *service.console.routes()],
+        routes=[*service.project_apis.routes(), *rest.routes(), *service.console.routes()],
         lifespan=lifespan,
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),

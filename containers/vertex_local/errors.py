@@ -3,7 +3,7 @@
 ServiceError
   InvalidArgumentError     400  the request is wrong whatever the state of the service
   FailedPreconditionError  400  the request is right, the resource is not in the state for it
-  PermissionDeniedError    403  a page of another site asks
+  PermissionDeniedError    403  a page of another site asks, or the project's description forbids it
   NotFoundError            404  the resource named does not exist
   AlreadyExistsError       409  the id asked for is taken
   AbortedError             409  somebody else changed the resource first
@@ -18,7 +18,8 @@ StartError            the program cannot start: one line for stderr
 """
 
 import json
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import grpc
 
@@ -29,9 +30,10 @@ class ServiceError(Exception):
     http_code: ClassVar[int] = 500
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *details: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.message = message
+        self.details = details
 
     @property
     def rpc_code(self) -> int:
@@ -41,7 +43,8 @@ class ServiceError(Exception):
 
     def body(self) -> str:
         """What Google's REST services answer in place of the resource, in JSON."""
-        return json.dumps({"error": {"code": self.http_code, "message": self.message, "status": self.status.name}})
+        error = {"code": self.http_code, "message": self.message, "status": self.status.name}
+        return json.dumps({"error": error | ({"details": self.details} if self.details else {})})
 
 
 class InvalidArgumentError(ServiceError):

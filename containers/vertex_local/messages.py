@@ -110,6 +110,7 @@ def __getattr__(name: str) -> Any:
     return message.pb()
 
 
+JobState = aiplatform_v1.JobState
 PipelineState = aiplatform_v1.PipelineState
 TaskState = aiplatform_v1.PipelineTaskDetail.State
 ScheduleState = aiplatform_v1.Schedule.State

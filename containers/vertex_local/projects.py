@@ -22,7 +22,7 @@ class Projects:
 
     def numbered(self, name: str) -> str:
         """A resource name, or a filter with some in it, with the project's number in place of its id."""
-        return _NAME.sub(lambda found: f"projects/{self._number_of(found['project'])}", name)
+        return _NAME.sub(lambda found: f"projects/{self.number_of(found['project'])}", name)
 
     def number(self, message: Any) -> None:
         """Does so to the names in a request."""
@@ -39,7 +39,8 @@ class Projects:
         number = name.split("/")[1]
         return self._ids.get(number, number)
 
-    def _number_of(self, project: str) -> str:
+    def number_of(self, project: str) -> str:
+        """The number of the project of an id, or of that number."""
         if project.isdecimal():
             return project
         digest = hashlib.sha256(project.encode()).digest()

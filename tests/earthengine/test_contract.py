@@ -352,3 +352,23 @@ def test_random_values_raise_contract_errors_only(key: str, value: Any) -> None:
         ModelContract.parse(yaml.safe_dump({**document(), key: value}))
     except ContractError as error:
         assert str(error).startswith("model.yaml: ")  # noqa: PT017
+
+
+def test_metrics_are_of_the_output_s_kind() -> None:
+    classes = {"name": "kind", "dimensions": 1, "labels": ["wet", "dry"]}
+    assert contract_of(outputs=[classes]).outputs[0].judged_by == ("accuracy",)
+    named = contract_of(outputs=[classes | {"metrics": ["iou", "f1"]}])
+    assert named.outputs[0].judged_by == ("iou", "f1")
+    assert ModelContract.parse(named.dump()) == named
+    assert contract_of().outputs[0].judged_by == ("rmse",)
+    for output, told in (
+        (
+            classes | {"metrics": ["rmse"]},
+            "the metric rmse, but is of classes, as it has labels; allowed: accuracy, f1, iou",
+        ),
+        ({"name": "total", "dimensions": 0, "metrics": ["f1"]}, "of numbers, as it has no labels; allowed: rmse"),
+        (classes | {"metrics": ["f1", "f1"]}, "has a metric twice"),
+        (classes | {"metrics": ["kappa"]}, "kappa"),
+    ):
+        with pytest.raises(ContractError, match=told):
+            contract_of(outputs=[output])

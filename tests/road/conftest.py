@@ -20,7 +20,7 @@ from components.archive import archive_model
 from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
 from components.endpoint import find_or_create_endpoint
 from components.export import export_model
-from components.train import train_land_cover
+from components.land_cover import train_land_cover
 from components.vertex import Vertex
 from tests.road.runs import Site
 

@@ -13,28 +13,29 @@ from google.cloud.aiplatform_v1.types import Endpoint, Model, PipelineJob
 
 from components import local, storage
 from components.archive import archive_model
+from components.commands.submission import defaults
 from components.conclude import Conclusion, conclude_run
+from components.dags import deploy_pipeline
 from components.deploy import deploy_model
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.endpoint import find_or_create_endpoint
 from components.export import export_model
+from components.land_cover import train_land_cover
 from components.plan import Plan, plan_run
 from components.record import Record
 from components.release import release_deployment
 from components.rollback import roll_back
 from components.status import endpoint_status
 from components.traffic import change_traffic
-from components.train import train_land_cover
 from components.trial import make_trial
 from components.upload import upload_model
 from components.verify import verify_run
 from components.vertex import Vertex, storage_client
-from pipeline import _defaults
 from tests.road.conftest import pipeline, upload_folder
 
 pytestmark = pytest.mark.slow
 
-DEFAULTS = _defaults("pytorch", "images", "latest")
+DEFAULTS = defaults(deploy_pipeline("pytorch", "images", "latest"))
 PROJECT = ("--project", local.PROJECT)
 IMAGES = (*PROJECT, "--repository", "images")
 

@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from components import job, local, storage
+from components.dags import compile_deploy
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import JobError
 from components.record import Record
 from components.versions import VERIFIED, label_version
 from components.vertex import EMULATOR, Vertex
-from pipeline import compile_template
 from tests.road.runs import Run, deployed, halted, labels, registered, traffic, trials, variant
 from tests.vertex_local import conftest as emulators
 
@@ -163,7 +163,7 @@ def submitted(world: World, slow: Path, small: Path, folder: Path, name: str) ->
     (model / FILE_NAME).write_text(variant_of.dump(), encoding="utf-8")
     uri = f"{BUCKET}/models/{name}"
     storage.stage(model, uri)
-    template = compile_template("pytorch", local.REPOSITORY, local.TAG, folder / f"{name}.yaml")
+    template = compile_deploy("pytorch", local.REPOSITORY, local.TAG, folder / f"{name}.yaml")
     parameters = {"model_uri": uri, "staging": f"{BUCKET}/staging"}
     job_name = job.submit(world.vertex, template, parameters, f"{BUCKET}/root", name)
     registered_as = f"{world.vertex.parent}/models/{name}@2"

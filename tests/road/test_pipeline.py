@@ -293,19 +293,75 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert f"port {port} is in use" in done.stderr
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_templates_are_the_golden_ones_and_explain_themselves(tmp_path: Path, framework: Framework) -> None:
-    done = pipeline("compile", "--repository", "REPOSITORY", "--tag", "TAG", "--output", tmp_path)
+COMPILE = ("compile", "--repository", "REPOSITORY", "--tag", "TAG", "--output")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `compile` writes."""
+    folder = tmp_path_factory.mktemp("compiled")
+    done = pipeline(*COMPILE, folder)
     assert done.returncode == 0, done.stderr
-    name = f"deploy-{framework}.yaml"
-    compiled = (tmp_path / name).read_text()
-    assert compiled == (TEMPLATES / name).read_text(), "the DAG has changed: look at it, then `make templates`"
-    template = yaml.safe_load(compiled)
+    return folder
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(("pipeline_name", "required"), [("deploy", "model_uri"), ("retrain", "staging")])
+def test_the_templates_are_the_golden_ones_and_explain_themselves(
+    compiled: Path, framework: Framework, pipeline_name: str, required: str
+) -> None:
+    name = f"{pipeline_name}-{framework}.yaml"
+    text = (compiled / name).read_text()
+    assert text == (TEMPLATES / name).read_text(), "the DAG has changed: look at it, then `make templates`"
+    template = yaml.safe_load(text)
     parameters = template["root"]["inputDefinitions"]["parameters"]
     assert all(parameter["description"] for parameter in parameters.values())
-    assert [name for name, parameter in parameters.items() if not parameter.get("isOptional")] == ["model_uri"]
+    assert [name for name, parameter in parameters.items() if not parameter.get("isOptional")] == [required]
     images = {e["container"]["image"] for e in template["deploymentSpec"]["executors"].values() if "container" in e}
     assert images == {"REPOSITORY/steps-vertex:TAG", f"REPOSITORY/steps-{framework}:TAG"}
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_deploy_within_retrain_is_deploy_with_the_same_defaults(compiled: Path, framework: Framework) -> None:
+    deploy, retrain = (
+        yaml.safe_load((compiled / f"{name}-{framework}.yaml").read_text()) for name in ("deploy", "retrain")
+    )
+    inside = retrain["components"][f"comp-deploy-{framework}-to-earth-engine"]
+    assert inside["dag"] == deploy["root"]["dag"]
+    ours, theirs = (each["root"]["inputDefinitions"]["parameters"] for each in (deploy, retrain))
+    shared = set(ours) & set(theirs) - {"staging"}
+    assert set(ours) - shared == {"model_uri", "staging", "allow_pickle"}
+    assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+def test_an_accelerator_without_a_custom_job_is_refused(tmp_path: Path) -> None:
+    done = pipeline(*COMPILE, tmp_path / "out", "--train-accelerator", "NVIDIA_TESLA_T4")
+    assert done.returncode == 1
+    assert "--train-accelerator is of a CustomJob; give --train-on-vertex too" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_on_vertex_ai_is_a_custom_job_in_the_place_of_the_step(compiled: Path, tmp_path: Path) -> None:
+    machine = ("--train-on-vertex", "--train-machine", "n1-standard-4", "--train-accelerator", "NVIDIA_TESLA_T4")
+    done = pipeline(*COMPILE, tmp_path, *machine, "--train-accelerators", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "deploy-pytorch.yaml").read_text() == (compiled / "deploy-pytorch.yaml").read_text()
+    here, there = (yaml.safe_load((folder / "retrain-pytorch.yaml").read_text()) for folder in (compiled, tmp_path))
+    plain, job = (each["components"].pop("comp-train") for each in (here, there))
+    program, launcher = (each["deploymentSpec"]["executors"].pop("exec-train") for each in (here, there))
+    assert here == there
+    # What the step takes and gives is the same, and so is its program, in the job's one pool of workers.
+    assert plain["outputDefinitions"]["artifacts"] == job["outputDefinitions"]["artifacts"]
+    assert plain["inputDefinitions"]["parameters"].items() <= job["inputDefinitions"]["parameters"].items()
+    (pool,) = job["inputDefinitions"]["parameters"]["worker_pool_specs"]["defaultValue"]
+    assert pool["machine_spec"] == {
+        "machine_type": "n1-standard-4",
+        "accelerator_type": "NVIDIA_TESLA_T4",
+        "accelerator_count": 2,
+    }
+    assert pool["container_spec"]["image_uri"] == "REPOSITORY/steps-pytorch:TAG"
+    assert pool["container_spec"]["command"] == program["container"]["command"]
+    assert "google_cloud_pipeline_components.container.v1.custom_job.launcher" in launcher["container"]["command"]
 
 
 @pytest.mark.slow
@@ -323,6 +379,15 @@ def test_the_sdk_takes_the_templates(framework: Framework) -> None:
         credentials=AnonymousCredentials(),
     )
     assert job.runtime_config.parameter_values["canary_percent"] == 5
+    aiplatform.PipelineJob(
+        display_name="from the console",
+        template_path=str(TEMPLATES / f"retrain-{framework}.yaml"),
+        pipeline_root="gs://bucket/root",
+        parameter_values={"staging": "gs://bucket/staging", "margin": 0.01},
+        project="p",
+        location="us-central1",
+        credentials=AnonymousCredentials(),
+    )
     with pytest.raises(ValueError, match="no_such"):
         aiplatform.PipelineJob(
             display_name="wrong",
@@ -335,7 +400,10 @@ def test_the_sdk_takes_the_templates(framework: Framework) -> None:
         )
 
 
-@pytest.mark.parametrize("command", ["", "check", "run", "compile", "plan", "submit", "status", "rollback", "local"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "check", "run", "compile", "plan", "submit", "retrain", "schedule", "status", "rollback", "doctor", "local"],
+)
 def test_every_command_explains_itself(command: str) -> None:
     done = pipeline(*filter(None, [command]), "--help")
     assert done.returncode == 0

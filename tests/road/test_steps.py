@@ -17,8 +17,8 @@ from components.earthengine.errors import ImageError, StorageError, Verification
 from components.endpoint import find_or_create_endpoint
 from components.export import export_model
 from components.golden import Golden
+from components.land_cover import train_land_cover
 from components.traffic import change_traffic
-from components.train import train_land_cover
 from components.upload import upload_model
 from components.verify import verify_endpoint
 from components.vertex import Vertex

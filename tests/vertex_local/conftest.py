@@ -38,6 +38,7 @@ class Emulator:
         self.predictions = self._client(aiplatform_v1.PredictionServiceClient)
         self.jobs = self._client(aiplatform_v1.PipelineServiceClient)
         self.schedules = self._client(aiplatform_v1.ScheduleServiceClient)
+        self.custom_jobs = self._client(aiplatform_v1.JobServiceClient)
         self.storage = storage.Client(
             project="local",
             credentials=AnonymousCredentials(),

@@ -116,7 +116,7 @@ def run(
             raise
     if (metrics := model_dir / METRICS_NAME).is_file():
         measured = json.loads(metrics.read_text(encoding="utf-8"))
-        if "held_out_samples" in measured:  # ours, of components/train.py
+        if "held_out_samples" in measured:  # ours, of components/land_cover.py
             console.print(f"accuracy  {measured['accuracy']:.1%} on {measured['held_out_samples']} held-out samples")
 
 

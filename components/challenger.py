@@ -14,7 +14,7 @@ from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import ContractError
 from components.held_out import save_held_out
 from components.land_cover import land_cover_contract, save_scene
-from components.sample import SAMPLE_NAME, sample_file
+from components.sample import SAMPLE_NAME, sample_files
 from components.sample.npz import OUTPUT, read_arrays
 from components.train import train_model
 from components.whole import whole_folder
@@ -72,7 +72,7 @@ def train_challenger(
         (destination / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         if beside is None:
             save_scene(trained, destination)
-        elif found := sample_file(beside):
+        elif found := sample_files(beside):
             _copy_sample(found, destination)
         else:
             _save_patch(contract, held_out, destination)
@@ -81,14 +81,14 @@ def train_challenger(
     return f"trained {contract.name} on {train.truth.size} pixels of {origins}; held out: {held_out.truth.size} pixels"
 
 
-def _copy_sample(found: Path, destination: Path) -> None:
-    """Copy the sample beside a contract, and what GDAL reads beside a GeoTIFF; without another model's answers."""
-    if found.name == SAMPLE_NAME:
-        arrays = read_arrays(found, lambda name: not name.startswith(OUTPUT))
-        np.savez(destination / SAMPLE_NAME, allow_pickle=False, **arrays)
-        return
-    for path in found.parent.glob(f"{found.name}*"):
-        shutil.copy2(path, destination / path.name)
+def _copy_sample(found: list[Path], destination: Path) -> None:
+    """Copy the files of a sample, without what another model answered to it."""
+    for path in found:
+        if path.name == SAMPLE_NAME:
+            arrays = read_arrays(path, lambda name: not name.startswith(OUTPUT))
+            np.savez(destination / SAMPLE_NAME, allow_pickle=False, **arrays)
+        else:
+            shutil.copy2(path, destination / path.name)
 
 
 def _save_patch(contract: ModelContract, held_out: Labelled, destination: Path) -> None:

@@ -6,12 +6,11 @@ Of the source, not of what is exported from it: TensorFlow writes other bytes at
 from __future__ import annotations
 
 import hashlib
-from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
 from components.earthengine.contract import ModelContract
-from components.sample import sample_file
+from components.sample import sample_files
 
 FILE_NAME = "source.sha256"
 
@@ -20,15 +19,9 @@ def source_digest(directory: Path, contract: ModelContract) -> str:
     """SHA-256 of the contract, of all files that export reads, and of this project's version, in hex."""
     total = hashlib.sha256(f"{version('model-to-earth-engine')}\n{contract.dump()}".encode())
     model = directory / contract.model.file
-    files = {model, *model.rglob("*"), *directory.rglob("*.py"), *_sample(directory)}
+    files = {model, *model.rglob("*"), *directory.rglob("*.py"), *sample_files(directory)}
     for path in sorted(path for path in files if path.is_file()):
         total.update(path.relative_to(directory).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
-
-
-def _sample(directory: Path) -> list[Path]:
-    """The sample's file, and what GDAL reads beside a GeoTIFF: scene.tif.msk, scene.tif.aux.xml."""
-    path = sample_file(directory)
-    return list(directory.glob(f"{escape(path.name)}*")) if path else []

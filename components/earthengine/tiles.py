@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,16 +39,14 @@ class Grid:
 
     def cut(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Tiles `[N, C, tile height + 2 overlap, tile width + 2 overlap]` of an image `[C, height, width]`."""
+        beside, above = self.overlap
+        return self.cut_inner(np.pad(image, ((0, 0), (above, above), (beside, beside))))
+
+    def cut_inner(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same tiles of an image that has the overlap around it: `[C, height + 2 overlap, width + 2 overlap]`."""
         across, down = self.tile
         beside, above = self.overlap
-        padded = np.pad(
-            image,
-            (
-                (0, 0),
-                (above, above + math.ceil(self.height / down) * down - self.height),
-                (beside, beside + math.ceil(self.width / across) * across - self.width),
-            ),
-        )
+        padded = np.pad(image, ((0, 0), (0, -self.height % down), (0, -self.width % across)))
         return np.stack([padded[:, y : y + down + 2 * above, x : x + across + 2 * beside] for x, y in self.origins])
 
     def stitch(self, answers: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def sample_file(directory: Path) -> Path | None:
             "which goes before them"
         )
     return found[0] if found else None
+
+
+def sample_files(directory: Path) -> list[Path]:
+    """The sample's file, and what GDAL reads beside a GeoTIFF: scene.tif.msk, scene.tif.aux.xml."""
+    path = sample_file(directory)
+    return list(directory.glob(f"{escape(path.name)}*")) if path else []
 
 
 def read_sample(contract: ModelContract, path: Path) -> Sample:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Annotated, get_args
@@ -16,11 +17,13 @@ import typer
 from rich.markup import escape
 
 from components import job, shown, storage
+from components.built_images import Images
 from components.check import check_model
 from components.commands.follow import follow
 from components.commands.options import (
     AllowPickle,
     Contract,
+    Digests,
     Endpoint,
     ForFramework,
     Location,
@@ -48,6 +51,9 @@ from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import JobError, ParameterError, PipelineError
 from components.endpoint import known_endpoint
 from components.land_cover import METRICS_NAME
+from components.local import REPOSITORY as LOCAL_REPOSITORY
+from components.local import TAG as LOCAL_TAG
+from components.local import Runner as LocalRunner
 from components.plan import plan_run
 from components.rollback import roll_back
 from components.status import endpoint_status
@@ -90,27 +96,57 @@ def run(
     output: Annotated[Path, typer.Option(help="Folder for pictures and the Earth Engine call.")] = Path(
         "build/rehearsal"
     ),
+    runner: Annotated[
+        LocalRunner, typer.Option(help="What steps and models are run by: programs of this machine, or their images.")
+    ] = "process",
+    repository: Annotated[str, typer.Option(help="Where the images lie.")] = LOCAL_REPOSITORY,
+    tag: Annotated[str, typer.Option(help="Tag of the images.")] = LOCAL_TAG,
+    running: Annotated[
+        bool,
+        typer.Option(
+            "--running",
+            help="On the Vertex AI that VERTEX_EMULATOR_HOST and STORAGE_EMULATOR_HOST name, with its runner.",
+        ),
+    ] = False,
 ) -> None:
     """Rehearse the whole pipeline on this machine, against a Vertex AI of its own, with no account.
 
-    That Vertex AI starts empty and ends with the rehearsal; for one that lasts, see `local`.
+    That Vertex AI starts empty and ends with the rehearsal; for one that lasts, see `local` and --running.
     """
     from components import local
 
     contract = ModelContract.read(model_dir)
-    deploy = deploy_pipeline(contract.framework, local.REPOSITORY, local.TAG)
+    images = Images(repository, tag)
+    deploy = deploy_pipeline(contract.framework, images)
     parameters = read_parameters(deploy, parameter) | ({"allow_pickle": True} if allow_pickle else {})
-    warn_of_platform(contract, parameters, local.REPOSITORY, local.TAG)
+    warn_of_platform(contract, parameters, images)
+    if running:
+        if runner == "docker":
+            raise ParameterError(
+                "--runner docker is for a Vertex AI of its own; the one that is --running has its runner: leave one of "
+                "the two out"
+            )
+        local.check_running()
+    elif runner == "docker":
+        named = images.of_framework(contract.framework)
+        if serving_image := parameters.get("serving_image"):
+            named[f"serving-{contract.framework}"] = serving_image
+        local.check_images(named.values())
     results = output / contract.name
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as state, local.local_vertex(Path(state)):
+    with (
+        tempfile.TemporaryDirectory(prefix="rehearsal-") as state,
+        nullcontext() if running else local.local_vertex(Path(state), runner),
+    ):
         model_uri = f"gs://{local.BUCKET}/models/{contract.name}"
         storage.stage(model_dir, model_uri)
         vertex = Vertex(local.PROJECT, local.LOCATION)
-        name = submit_deploy(vertex, contract, {"model_uri": model_uri, **parameters}, local.REPOSITORY, local.TAG)
+        name = submit_deploy(vertex, contract, {"model_uri": model_uri, **parameters}, images)
         console.print(f"watch     {vertex.host}/console/{name}")
         try:
             follow(vertex, name, results)
         except JobError as error:
+            if running:
+                raise
             shutil.copytree(local.logs_of(Path(state), name), results / "logs", dirs_exist_ok=True)
             error.add_note(f"the logs of every step: {results / 'logs'}")
             raise
@@ -124,6 +160,7 @@ def run(
 def compile_(
     repository: Repository,
     tag: Tag = "latest",
+    digests: Digests = None,
     output: Annotated[Path, typer.Option(help="Folder for the templates.")] = Path("build/templates"),
     train_on_vertex: Annotated[
         bool, typer.Option("--train-on-vertex", help="Train in a Vertex AI CustomJob, on a machine of its own.")
@@ -142,11 +179,14 @@ def compile_(
         raise ParameterError("--train-accelerator is of a CustomJob; give --train-on-vertex too, or leave it out")
     machine = CustomTraining(train_machine, train_accelerator, train_accelerators, train_service_account)
     training = machine if train_on_vertex else None
+    images = Images.named(repository, tag, digests)
+    for framework in FRAMEWORKS:
+        images.of_framework(framework)  # where digests lack one, no template is written
     output.mkdir(parents=True, exist_ok=True)
     for framework in FRAMEWORKS:
         deploy, retrain = (output / f"{name}-{framework}.yaml" for name in ("deploy", "retrain"))
-        console.print(str(compile_deploy(framework, repository, tag, deploy)))
-        console.print(str(compile_retrain(framework, repository, tag, retrain, training)))
+        console.print(str(compile_deploy(framework, images, deploy)))
+        console.print(str(compile_retrain(framework, images, retrain, training)))
 
 
 @app.command()
@@ -157,18 +197,20 @@ def submit(
     project: Project,
     repository: Repository,
     tag: Tag = "latest",
+    digests: Digests = None,
     location: Location = "us-central1",
     service_account: ServiceAccount = None,
     parameter: Parameter = None,
     output: Annotated[Path | None, typer.Option(help="Wait for the end, and write pictures to this folder.")] = None,
 ) -> None:
     """Submit the pipeline to Vertex AI, or to a `local` one that VERTEX_EMULATOR_HOST names."""
+    images = Images.named(repository, tag, digests)
     contract = contract_at(model_uri)
-    deploy = deploy_pipeline(contract.framework, repository, tag)
+    deploy = deploy_pipeline(contract.framework, images)
     parameters = {"model_uri": model_uri, **read_parameters(deploy, parameter)}
-    warn_of_platform(contract, parameters, repository, tag)
+    warn_of_platform(contract, parameters, images)
     vertex = Vertex(project, location)
-    name = submit_deploy(vertex, contract, parameters, repository, tag, service_account)
+    name = submit_deploy(vertex, contract, parameters, images, service_account)
     console.print(f"submitted {name}")
     if output:
         follow(vertex, name, output)
@@ -179,6 +221,7 @@ def retrain(
     project: Project,
     repository: Repository,
     tag: Tag = "latest",
+    digests: Digests = None,
     location: Location = "us-central1",
     contract: Contract = "",
     framework: ForFramework = "pytorch",
@@ -191,10 +234,11 @@ def retrain(
 
     What to train on is a parameter: `-p data=gs://bucket/table.csv`; see the template's description of each.
     """
+    images = Images.named(repository, tag, digests)
     vertex = Vertex(project, location)
-    retraining = retraining_of(contract, framework, staging, parameter, repository, tag)
+    retraining = retraining_of(contract, framework, staging, parameter, images)
     with tempfile.TemporaryDirectory() as folder, console.status("submitting"):
-        template = compile_retrain(retraining.framework, repository, tag, Path(folder) / "retrain.yaml")
+        template = compile_retrain(retraining.framework, images, Path(folder) / "retrain.yaml")
         name = job.submit(
             vertex, template, retraining.parameters, retraining.pipeline_root, retraining.name, service_account
         )
@@ -211,6 +255,7 @@ def plan(
     project: Project,
     repository: Repository,
     tag: Tag = "latest",
+    digests: Digests = None,
     location: Location = "us-central1",
     parameter: Parameter = None,
 ) -> None:
@@ -218,8 +263,9 @@ def plan(
 
     Of a model that is not in a bucket yet, all but where its files would be sent is told.
     """
+    images = Images.named(repository, tag, digests)
     contract = contract_at(model)
-    deploy = deploy_pipeline(contract.framework, repository, tag)
+    deploy = deploy_pipeline(contract.framework, images)
     parameters = defaults(deploy) | read_parameters(deploy, parameter)
     staging = parameters["staging"]
     if not staging and model.startswith("gs://"):
@@ -270,6 +316,7 @@ def doctor(
     bucket: Annotated[str, typer.Option(help="Bucket that models are submitted from, with or without gs://.")],
     repository: Repository,
     tag: Tag = "latest",
+    digests: Digests = None,
     location: Location = "us-central1",
     service_account: ServiceAccount = None,
     machine_type: Annotated[str, typer.Option(help="Machine of each replica.")] = "n1-standard-2",
@@ -280,8 +327,8 @@ def doctor(
     from components.project import Project as CloudProject
 
     bucket = bucket.removeprefix("gs://").partition("/")[0]
-    repository = repository.rstrip("/")
-    wanted = Needs(CloudProject(project), location, bucket, repository, tag, service_account, machine_type, replicas)
+    images = Images.named(repository.rstrip("/"), tag, digests)
+    wanted = Needs(CloudProject(project), location, bucket, images, service_account, machine_type, replicas)
     failed = False
     for finding in examine(wanted):
         console.print(shown.finding_line(finding))

@@ -20,6 +20,7 @@ from typing import get_args
 
 from benchmarks.results import Figure, report
 from components import job, local, storage
+from components.built_images import Images
 from components.dags import compile_deploy
 from components.earthengine.contract import Framework
 from components.land_cover import train_land_cover
@@ -117,7 +118,7 @@ def functions(framework: str, folder: Path) -> dict[str, float]:
 def pipeline_steps(framework: Framework, folder: Path) -> dict[str, float]:
     """Run the same as a pipeline job; returns the seconds of each step, and of the whole as `all`."""
     vertex = Vertex(local.PROJECT, local.LOCATION)
-    template = compile_deploy(framework, "images", "1", folder / "deploy.yaml")
+    template = compile_deploy(framework, Images("images", "1"), folder / "deploy.yaml")
     vertex.pipelines  # noqa: B018 -- imported before the clock starts
     begin = time.perf_counter()
     name = job.submit(vertex, template, {"model_uri": _MODEL_URI}, f"gs://{local.BUCKET}/root", "benchmark")

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks import bare, models
 from benchmarks.results import Figure, report
 from components import golden, job, local, storage
+from components.built_images import Images
 from components.dags import compile_deploy
 from components.earthengine.contract import ModelContract
 from components.sample import SAMPLE_NAME
@@ -60,7 +61,7 @@ def step_seconds(name: str, trained: Path, folder: Path) -> float:
         model_uri = f"gs://{local.BUCKET}/models/{name}"
         storage.stage(trained, model_uri)
         vertex = Vertex(local.PROJECT, local.LOCATION)
-        template = compile_deploy("pytorch", "images", "1", folder / "deploy.yaml")
+        template = compile_deploy("pytorch", Images("images", "1"), folder / "deploy.yaml")
         submitted = job.submit(vertex, template, {"model_uri": model_uri}, f"gs://{local.BUCKET}/root", name)
         return {step.name: step.seconds for step in job.follow(vertex, submitted)}["verify"]
 

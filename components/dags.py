@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from components.built_images import Images
 from components.earthengine.contract import Framework
 from components.parameters import CANARY_PERCENT, MAX_LATENCY_SECONDS, PROMOTION_STEPS
 
@@ -46,11 +47,17 @@ class CustomTraining:
         )
 
 
-def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
-    """The deploy DAG of a framework, its parameters' defaults and descriptions as the console shows them."""
+def deploy_pipeline(framework: Framework, images: Images) -> Any:
+    """The deploy DAG of a framework, its parameters' defaults and descriptions as the console shows them.
+
+    Raises:
+        ParameterError: digests are given, but not of each image that the template names.
+    """
     from kfp import dsl
 
     from components import steps
+
+    serving = images.of_framework(framework)[f"serving-{framework}"]
 
     @dsl.pipeline(
         name=f"deploy-{framework}-to-earth-engine", display_name=f"Deploy a {framework} model to Earth Engine"
@@ -59,7 +66,7 @@ def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
         model_uri: str,
         staging: str = "",
         endpoint: str = "",
-        serving_image: str = f"{repository}/serving-{framework}:{tag}",
+        serving_image: str = serving,
         machine_type: str = "n1-standard-2",
         min_replicas: int = 1,
         max_replicas: int = 1,
@@ -137,20 +144,23 @@ def deploy_pipeline(framework: Framework, repository: str, tag: str) -> Any:
     return deploy
 
 
-def retrain_pipeline(framework: Framework, repository: str, tag: str, training: CustomTraining | None = None) -> Any:
+def retrain_pipeline(framework: Framework, images: Images, training: CustomTraining | None = None) -> Any:
     """The retrain DAG of a framework: train, evaluate, gate, and where the challenger is better deploy.
 
     Args:
         framework: of the model.
-        repository: of the images.
-        tag: of the images.
+        images: that steps run in and that serves.
         training: what machine a Vertex AI CustomJob trains on; a step as any other if not given.
+
+    Raises:
+        ParameterError: digests are given, but not of each image that the template names.
     """
     from kfp import dsl
 
     from components import training_steps
 
-    deploy = deploy_pipeline(framework, repository, tag)
+    deploy = deploy_pipeline(framework, images)
+    serving = images.of_framework(framework)[f"serving-{framework}"]
     train = training.custom_job(training_steps.train) if training else training_steps.train
 
     @dsl.pipeline(
@@ -165,7 +175,7 @@ def retrain_pipeline(framework: Framework, repository: str, tag: str, training: 
         margin: float = 0.0,
         seed: int = 0,
         endpoint: str = "",
-        serving_image: str = f"{repository}/serving-{framework}:{tag}",
+        serving_image: str = serving,
         machine_type: str = "n1-standard-2",
         min_replicas: int = 1,
         max_replicas: int = 1,
@@ -238,38 +248,34 @@ def retrain_pipeline(framework: Framework, repository: str, tag: str, training: 
     return retrain
 
 
-def compile_deploy(framework: Framework, repository: str, tag: str, path: Path) -> Path:
+def compile_deploy(framework: Framework, images: Images, path: Path) -> Path:
     """Compile the deploy DAG of a framework to a template that aiplatform.PipelineJob runs."""
-    return _compile(deploy_pipeline(framework, repository, tag), framework, repository, tag, path)
+    return _compile(deploy_pipeline(framework, images), framework, images, path)
 
 
-def compile_retrain(
-    framework: Framework, repository: str, tag: str, path: Path, training: CustomTraining | None = None
-) -> Path:
+def compile_retrain(framework: Framework, images: Images, path: Path, training: CustomTraining | None = None) -> Path:
     """Compile the retrain DAG of a framework to a template that aiplatform.PipelineJob runs."""
-    return _compile(retrain_pipeline(framework, repository, tag, training), framework, repository, tag, path)
+    return _compile(retrain_pipeline(framework, images, training), framework, images, path)
 
 
-def _compile(pipeline: Any, framework: Framework, repository: str, tag: str, path: Path) -> Path:
+def _compile(pipeline: Any, framework: Framework, images: Images, path: Path) -> Path:
     from kfp import compiler
 
     from components import steps
 
-    images = {
-        name: f"{repository}/{image}:{tag}"
-        for name, image in ((steps.VERTEX_IMAGE, steps.VERTEX_IMAGE), (steps.EXPORT_IMAGE, f"steps-{framework}"))
-    }
+    uris = images.of_framework(framework)
+    named = {steps.VERTEX_IMAGE: uris[steps.VERTEX_IMAGE], steps.EXPORT_IMAGE: uris[f"steps-{framework}"]}
     compiler.Compiler().compile(pipeline, str(path))
     template = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _name_images(template, images)
+    _name_images(template, named)
     path.write_text(yaml.safe_dump(template, sort_keys=True), encoding="utf-8")
     return path
 
 
-def _name_images(part: Any, images: Mapping[str, str]) -> None:
+def _name_images(part: Any, named: Mapping[str, str]) -> None:
     """Put URIs in place of the images' names, of steps and of CustomJobs in the parameters of steps."""
     for key, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
-        if key in {"image", "image_uri"} and value in images:
-            part[key] = images[value]
+        if key in {"image", "image_uri"} and value in named:
+            part[key] = named[value]
         else:
-            _name_images(value, images)
+            _name_images(value, named)

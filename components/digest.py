@@ -6,9 +6,9 @@ Of the source, not of what is exported from it: TensorFlow writes other bytes at
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from pathlib import Path
 
+from components import __version__
 from components.earthengine.contract import ModelContract
 from components.sample import sample_files
 
@@ -17,7 +17,7 @@ FILE_NAME = "source.sha256"
 
 def source_digest(directory: Path, contract: ModelContract) -> str:
     """SHA-256 of the contract, of all files that export reads, and of this project's version, in hex."""
-    total = hashlib.sha256(f"{version('model-to-earth-engine')}\n{contract.dump()}".encode())
+    total = hashlib.sha256(f"{__version__}\n{contract.dump()}".encode())
     model = directory / contract.model.file
     files = {model, *model.rglob("*"), *directory.rglob("*.py"), *sample_files(directory)}
     for path in sorted(path for path in files if path.is_file()):

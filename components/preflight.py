@@ -25,6 +25,7 @@ from components.earthengine.payloads.predict_messages import GRPC_METHOD
 from components.golden import Golden
 from components.replay import Answer, Ask, percentile_ms, replay
 from components.verification import checks_of
+from containers import guard
 
 _HOST = "127.0.0.1"
 # A framework's import and gigabytes of weights from a cold disk take a minute or two.
@@ -142,16 +143,20 @@ class _Server:
 def _serving(archive: Path) -> Iterator[_Server]:
     """Our server of an archive, ready, for the block; it does not outlive it, nor this process."""
     # The guard ends it when its own stdin is closed: by Popen at the end of the block, by the kernel with this process.
-    command = [sys.executable, "-m", "containers.vertex_local.guard"]
-    command += [sys.executable, "-m", "containers.serving", "--model", str(archive)]
-    command += ["--host", _HOST, "--http-port", "0", "--grpc-port", "0"]
+    words = [sys.executable, "-m", "containers.serving", "--model", str(archive)]
+    words += ["--host", _HOST, "--http-port", "0", "--grpc-port", "0"]
     # Its arguments say all; what Vertex AI has told this step is not meant for it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIP_")}
     with TemporaryFile() as log, requests.Session() as session:
         session.trust_env = False  # no proxy leads to this machine itself
         try:
             with subprocess.Popen(  # noqa: S603
-                command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                guard.command(words),
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             ) as process:
                 server = _Server(process, log, session)
                 _wait_until_ready(server)

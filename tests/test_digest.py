@@ -76,7 +76,7 @@ def test_contract_counts(directory: Path) -> None:
 
 def test_version_counts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = of(directory)
-    monkeypatch.setattr(digest, "version", lambda _: "99")
+    monkeypatch.setattr(digest, "__version__", "99")
     assert of(directory) != before
 
 

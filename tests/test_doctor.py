@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from components import local
+from components.built_images import Images
 from components.doctor import Needs, examine
 from components.earthengine.errors import ParameterError, VertexError
 from components.project import Project
@@ -73,8 +74,7 @@ def needs(**changes: Any) -> Needs:
         Project("local"),
         "us-central1",
         local.BUCKET,
-        REPOSITORY,
-        "latest",
+        Images(REPOSITORY),
         STEPS,
         machine_type="n1-standard-2",
         replicas=1,
@@ -106,7 +106,7 @@ def only_fault(wanted: Needs, what: str, text: str, command: str, unanswered: tu
 IN_ORDER = [
     ("credentials", "none are needed by the local Vertex AI"),
     ("project", "local, number 642872260880"),
-    ("APIs", "aiplatform, artifactregistry, storage, cloudbuild, run, eventarc, pubsub"),
+    ("APIs", "aiplatform, artifactregistry, storage, run, eventarc, pubsub"),
     ("bucket", "gs://local lies in us-central1"),
     ("repository", f"{REPOSITORY} holds Docker images"),
     ("images", "steps-vertex, steps-pytorch, steps-tensorflow, serving-pytorch, serving-tensorflow, each with the tag"),
@@ -157,7 +157,7 @@ def test_required_api_disabled_beside_the_one_that_tells_so(description: Path) -
     assert [what for what, _ in found["warning"]] == ["APIs"]
 
 
-@pytest.mark.parametrize("service", ["cloudbuild", "run", "eventarc", "pubsub"])
+@pytest.mark.parametrize("service", ["run", "eventarc", "pubsub"])
 def test_optional_api_disabled(description: Path, service: str) -> None:
     description.write_text(json.dumps({"services_disabled": [f"{service}.googleapis.com"]}))
     found = told(needs())
@@ -223,7 +223,7 @@ def test_repository_missing(description: Path) -> None:
 @pytest.mark.parametrize("region", ["europe-west1", "us"])
 def test_repository_elsewhere(state: Path, region: str) -> None:
     command = f"{CREATE} images --repository-format=docker {HERE}"
-    wanted = needs(repository=f"{region}-docker.pkg.dev/local/images")
+    wanted = needs(images=Images(f"{region}-docker.pkg.dev/local/images"))
     only_fault(wanted, "repository", f"lies in {region}, it is to lie in the single region us-central1", command)
 
 
@@ -234,7 +234,7 @@ def test_repository_is_not_of_docker(description: Path) -> None:
 
 
 def test_repository_in_another_project(state: Path) -> None:
-    found = told(needs(repository="us-central1-docker.pkg.dev/shared/images"))
+    found = told(needs(images=Images("us-central1-docker.pkg.dev/shared/images")))
     assert not found["failed"]
     assert len(found["passed"]) == len(IN_ORDER)
     [(what, text)] = found["warning"]
@@ -258,8 +258,11 @@ def test_repository_in_another_project(state: Path) -> None:
 def test_what_is_no_name_is_refused(option: str, values: list[str]) -> None:
     for value in values:
         named = re.escape(f"--{option.replace('_', '-')} is {value!r}; allowed: ")
+        changes: dict[str, Any] = {option: Project(value) if option == "project" else value}
+        if option in {"repository", "tag"}:
+            changes = {"images": replace(Images(REPOSITORY), **changes)}
         with pytest.raises(ParameterError, match=named):
-            needs(**{option: Project(value) if option == "project" else value})
+            needs(**changes)
 
 
 def test_location_in_capitals(state: Path) -> None:
@@ -272,7 +275,27 @@ def test_location_in_capitals(state: Path) -> None:
 def test_image_missing(description: Path, image: str) -> None:
     description.write_text(json.dumps({"images_missing": [f"{image}:v7"]}))
     uri = f"{REPOSITORY}/{image}:v7"
-    only_fault(needs(tag="v7"), "images", f"{uri} is missing", f"docker push {uri}")
+    only_fault(needs(images=Images(REPOSITORY, "v7")), "images", f"{uri} is missing", f"docker push {uri}")
+
+
+DIGESTS = {
+    image: f"sha256:{number:064x}"
+    for number, image in enumerate(
+        ("steps-vertex", "steps-pytorch", "steps-tensorflow", "serving-pytorch", "serving-tensorflow")
+    )
+}
+
+
+def test_images_by_digest(description: Path) -> None:
+    by_digest = needs(images=Images(REPOSITORY, "v7", DIGESTS))
+    said = dict(told(by_digest)["passed"])["images"]
+    assert said == f"{', '.join(DIGESTS)}, each by its digest"
+    # The tag is there, but of another image.
+    missing = f"serving-pytorch@{DIGESTS['serving-pytorch']}"
+    description.write_text(json.dumps({"images_missing": [missing]}))
+    push = f"make push REPOSITORY={REPOSITORY} TAG=v7"
+    only_fault(by_digest, "images", f"{REPOSITORY}/{missing} is missing", push)
+    assert not told(needs())["failed"]
 
 
 @pytest.mark.parametrize("permission", VERTEX_PERMISSIONS)
@@ -421,6 +444,7 @@ def test_quota_of_other_machines_is_not_guessed(state: Path) -> None:
         ("storage.buckets.get", ["bucket"], "storage.bucketViewer"),
         ("artifactregistry.repositories.get", ["repository", "images"], "artifactregistry.reader"),
         ("artifactregistry.tags.get", ["images"], "artifactregistry.reader"),
+        ("artifactregistry.versions.get", ["images"], "artifactregistry.reader"),
         ("iam.serviceAccounts.get", ["account"], "iam.serviceAccountViewer"),
         ("resourcemanager.projects.getIamPolicy", ["account"], "iam.securityReviewer"),
         ("storage.buckets.getIamPolicy", ["account"], "iam.securityReviewer"),
@@ -429,13 +453,19 @@ def test_quota_of_other_machines_is_not_guessed(state: Path) -> None:
 )
 def test_what_may_not_be_read(description: Path, permission: str, what: list[str], role: str) -> None:
     description.write_text(json.dumps({"permissions_denied": [permission]}))
-    found = told(needs())
+    digests = DIGESTS if permission == "artifactregistry.versions.get" else None
+    found = told(needs(images=Images(REPOSITORY, digests=digests)))
     assert not found["failed"]
     assert [each for each, _ in found["warning"]] == what
     for _, text in found["warning"]:
         assert text.startswith(f"could not be asked: Permission '{permission}' denied on resource")
         assert text.endswith(f"; run: {IAM} {ME} --role=roles/{role} --condition=None")
     assert len(found["passed"]) == len(IN_ORDER) - len(what)
+
+
+def test_digests_that_lack_an_image_are_refused() -> None:
+    with pytest.raises(ParameterError, match="--digests names no image steps-tensorflow"):
+        needs(images=Images(REPOSITORY, digests={name: DIGESTS[name] for name in DIGESTS if "tensorflow" not in name}))
 
 
 def test_what_is_not_understood_fails(description: Path) -> None:

@@ -20,6 +20,13 @@ AllowPickle = Annotated[
 REPOSITORY = typer.Option(help="Where the images lie, as HOST/PROJECT/NAME.", envvar="IMAGE_REPOSITORY")
 Repository = Annotated[str, REPOSITORY]
 Tag = Annotated[str, typer.Option(help="Tag of the images.", envvar="IMAGE_TAG")]
+Digests = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the digest of each image, as `make push` writes; these name the images, not the tag.",
+        envvar="IMAGE_DIGESTS",
+    ),
+]
 PROJECT = typer.Option(help="Google Cloud project.", envvar="GOOGLE_CLOUD_PROJECT")
 Project = Annotated[str, PROJECT]
 Location = Annotated[str, typer.Option(help="Region.", envvar="GOOGLE_CLOUD_LOCATION")]

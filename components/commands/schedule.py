@@ -10,10 +10,12 @@ import typer
 from rich.markup import escape
 
 from components import shown
+from components.built_images import Images
 from components.commands.options import (
     PROJECT,
     REPOSITORY,
     Contract,
+    Digests,
     ForFramework,
     Location,
     Parameter,
@@ -44,6 +46,7 @@ def schedule(
     project: Annotated[str | None, PROJECT] = None,
     repository: Annotated[str | None, REPOSITORY] = None,
     tag: Tag = "latest",
+    digests: Digests = None,
     location: Location = "us-central1",
     contract: Contract = "",
     framework: ForFramework = "pytorch",
@@ -65,14 +68,15 @@ def schedule(
     if not (cron and project and repository):
         needed = {"--cron": cron, "--project": project, "--repository": repository}
         context.fail(f"Missing option {', '.join(repr(option) for option, value in needed.items() if not value)}.")
+    images = Images.named(repository, tag, digests)
     vertex = Vertex(project, location)
-    retraining = retraining_of(contract, framework, staging, parameter, repository, tag)
+    retraining = retraining_of(contract, framework, staging, parameter, images)
     with tempfile.TemporaryDirectory() as folder, console.status("scheduling"):
         put = put_schedule(
             vertex,
             name=name or retraining.name,
             cron=cron,
-            template=compile_retrain(retraining.framework, repository, tag, Path(folder) / "retrain.yaml"),
+            template=compile_retrain(retraining.framework, images, Path(folder) / "retrain.yaml"),
             parameters=retraining.parameters,
             pipeline_root=retraining.pipeline_root,
             service_account=service_account,

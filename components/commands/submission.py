@@ -13,6 +13,7 @@ from typing import Any
 from rich.markup import escape
 
 from components import job, storage
+from components.built_images import Images
 from components.check import check_platform
 from components.commands.options import console, errors
 from components.dags import compile_deploy, retrain_pipeline
@@ -34,9 +35,9 @@ def contract_at(model: str) -> ModelContract:
     return ModelContract.parse(text, f"{model}/{FILE_NAME}")
 
 
-def warn_of_platform(contract: ModelContract, parameters: dict[str, Any], repository: str, tag: str) -> None:
+def warn_of_platform(contract: ModelContract, parameters: dict[str, Any], images: Images) -> None:
     """Stop where the platform cannot carry what the contract declares, before anything is made."""
-    image = parameters.get("serving_image") or f"{repository}/serving-{contract.framework}:{tag}"
+    image = parameters.get("serving_image") or images.uri(f"serving-{contract.framework}")
     check_release(contract, image, parameters.get("canary_percent", CANARY_PERCENT))
     for warning in check_platform(contract, image, date.today()):
         errors.print(f"[yellow]warning[/] {escape(warning)}")
@@ -46,13 +47,12 @@ def submit_deploy(
     vertex: Vertex,
     contract: ModelContract,
     parameters: dict[str, Any],
-    repository: str,
-    tag: str,
+    images: Images,
     service_account: str | None = None,
 ) -> str:
     """Compile the contract's template and submit it; returns the job's resource name."""
     with tempfile.TemporaryDirectory() as folder, console.status("submitting"):
-        template = compile_deploy(contract.framework, repository, tag, Path(folder) / "deploy.yaml")
+        template = compile_deploy(contract.framework, images, Path(folder) / "deploy.yaml")
         staging = storage.staging_folder(parameters.get("staging", ""), parameters["model_uri"])
         return job.submit(vertex, template, parameters, f"{staging}/pipeline-root", contract.name, service_account)
 
@@ -71,7 +71,7 @@ class Retraining:
 
 
 def retraining_of(
-    contract_uri: str, framework: Framework, staging: str, given: list[str] | None, repository: str, tag: str
+    contract_uri: str, framework: Framework, staging: str, given: list[str] | None, images: Images
 ) -> Retraining:
     """What is asked of a retraining, checked before anything is made.
 
@@ -80,23 +80,22 @@ def retraining_of(
         framework: of the packaged land cover.
         staging: folder for what runs make; empty for one in the contract's bucket.
         given: NAME=VALUE pairs.
-        repository: of the images.
-        tag: of the images.
+        images: that steps run in and that serves.
 
     Raises:
         ContractError, ImageError: the contract is of no model that can be trained, or that the platform can carry.
-        ParameterError: a value is out of its range, or there is nowhere to keep models.
+        ParameterError: a value is out of its range, there is nowhere to keep models, or digests lack an image.
         StorageError: the contract cannot be read.
     """
     contract = contract_at(contract_uri) if contract_uri else land_cover_contract(framework)
     check_trainable(contract)
     if not staging and not contract_uri:
         raise ParameterError("without a contract in a bucket nobody knows where to keep models; give --staging")
-    pipeline = retrain_pipeline(contract.framework, repository, tag)
+    pipeline = retrain_pipeline(contract.framework, images)
     apart = {"staging": storage.staging_folder(staging, contract_uri).rstrip("/"), "contract_uri": contract_uri}
     parameters = apart | read_parameters(pipeline, given, apart)
     _check_in_cloud(parameters)
-    warn_of_platform(contract, parameters, repository, tag)
+    warn_of_platform(contract, parameters, images)
     return Retraining(contract.name, contract.framework, parameters)
 
 

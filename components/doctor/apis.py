@@ -12,7 +12,6 @@ from components.doctor.needs import Needs, failed
 # What a run calls.
 REQUIRED = ("aiplatform.googleapis.com", "artifactregistry.googleapis.com", "storage.googleapis.com")
 _OPTIONAL = {
-    "cloudbuild.googleapis.com": "builds images without Docker",
     "run.googleapis.com": "a trigger runs on it",
     "eventarc.googleapis.com": "starts a trigger when a model arrives",
     "pubsub.googleapis.com": "carries a trigger's events",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
+from components.built_images import Images
 from components.check import Finding
+from components.earthengine.contract import Framework
 from components.earthengine.errors import ParameterError
 from components.project import Project
 
@@ -26,21 +29,19 @@ class Needs:
         project: where it runs.
         location: its region, where bucket and images are to lie too; in whatever case it is given.
         bucket: the name of the bucket that models are submitted from and staged to.
-        repository: of the images, REGION-docker.pkg.dev/PROJECT/NAME.
-        tag: of the images.
+        images: in a repository REGION-docker.pkg.dev/PROJECT/NAME.
         service_account: that steps run as; None for the project's default.
         machine_type: of each replica.
         replicas: at most.
 
     Raises:
-        ParameterError: one is not of the form that Google Cloud gives such a name.
+        ParameterError: one is not of the form that Google Cloud gives such a name, or digests lack an image.
     """
 
     project: Project
     location: str
     bucket: str
-    repository: str
-    tag: str
+    images: Images
     service_account: str | None
     machine_type: str
     replicas: int
@@ -50,7 +51,9 @@ class Needs:
         _matched("project", self.project.id, _PROJECT, "a project's id; `gcloud projects list` shows yours")
         _matched("location", self.location, _REGION, "a single region, such as us-central1")
         _matched("bucket", self.bucket, _BUCKET, "a bucket's name; `gcloud storage ls` shows yours")
-        _matched("tag", self.tag, _TAG, "letters, digits, '_', '.' and '-', at most 128, such as latest")
+        _matched("tag", self.images.tag, _TAG, "letters, digits, '_', '.' and '-', at most 128, such as latest")
+        for framework in get_args(Framework):
+            self.images.of_framework(framework)
         if self.service_account is not None:
             _matched("service-account", self.service_account, _ACCOUNT, "NAME@PROJECT.iam.gserviceaccount.com")
         _ = self.address
@@ -59,7 +62,7 @@ class Needs:
     def address(self) -> dict[str, str]:
         """The `region`, the `project` and the `name` of the repository."""
         allowed = "REGION-docker.pkg.dev/PROJECT/NAME; `gcloud artifacts repositories list` shows yours"
-        return _matched("repository", self.repository, _REPOSITORY, allowed).groupdict()
+        return _matched("repository", self.images.repository, _REPOSITORY, allowed).groupdict()
 
     @cached_property
     def account(self) -> str:

@@ -22,18 +22,20 @@ def check_repository(needs: Needs) -> Iterator[Finding]:
     address = needs.address
     create = _create(needs, address["project"], address["name"])
     if address["region"] != needs.location:
-        text = f"{needs.repository} lies in {address['region']}, it is to lie in the single region {needs.location}"
+        text = (
+            f"{needs.images.repository} lies in {address['region']}, it is to lie in the single region {needs.location}"
+        )
         yield failed("repository", text, create)
         return
     try:
         found = _repository(needs)
     except exceptions.NotFound:
-        yield failed("repository", f"{needs.repository} does not exist", create)
+        yield failed("repository", f"{needs.images.repository} does not exist", create)
         return
     if found.format_.name == "DOCKER":
-        yield Finding("repository", "passed", f"{needs.repository} holds Docker images")
+        yield Finding("repository", "passed", f"{needs.images.repository} holds Docker images")
     else:
-        text = f"{needs.repository} is of format {found.format_.name}, not DOCKER"
+        text = f"{needs.images.repository} is of format {found.format_.name}, not DOCKER"
         yield failed("repository", text, _create(needs, address["project"], f"{address['name']}-docker"))
 
 
@@ -48,23 +50,28 @@ def check_reader(needs: Needs) -> Iterator[Finding]:
         f"gcloud artifacts repositories add-iam-policy-binding {name} --location={region} --project={project} "
         f"--member=serviceAccount:{agent} --role={role}"
     )
-    text = f"{needs.repository} lies in another project, where Vertex AI's service agent needs {role}"
+    text = f"{needs.images.repository} lies in another project, where Vertex AI's service agent needs {role}"
     yield Finding("repository", "warning", f"{text}; if it has not, run: {command}")
 
 
 def check_images(needs: Needs) -> Iterator[Finding]:
-    """The images that templates name are in the repository, with the tag."""
+    """The images that templates name are in the repository, with the tag or by their digests."""
     repository = _repository(needs)
     if repository.format_.name != "DOCKER":
-        yield Finding("images", "warning", f"could not be looked for: {needs.repository} can hold none")
+        yield Finding("images", "warning", f"could not be looked for: {needs.images.repository} can hold none")
         return
-    there = [each for each in _IMAGES if _has_tag(needs, f"{repository.name}/packages/{each}/tags/{needs.tag}")]
+    images = needs.images
+    there = [each for each in _IMAGES if _is_there(needs, f"{repository.name}/packages/{each}", each)]
     if there:
-        yield Finding("images", "passed", f"{', '.join(there)}, each with the tag {needs.tag}")
+        named = f"with the tag {images.tag}" if images.digests is None else "by its digest"
+        yield Finding("images", "passed", f"{', '.join(there)}, each {named}")
     for image in _IMAGES:
         if image not in there:
-            uri = f"{needs.repository}/{image}:{needs.tag}"
-            yield failed("images", f"{uri} is missing; build it (docs/cloud.md)", f"docker push {uri}")
+            uri = images.uri(image)
+            push = f"docker push {uri}"
+            if images.digests is not None:  # which only a registry gives
+                push = f"make push REPOSITORY={images.repository} TAG={images.tag}"
+            yield failed("images", f"{uri} is missing; build it (docs/cloud.md)", push)
 
 
 def _repository(needs: Needs) -> Any:
@@ -72,9 +79,13 @@ def _repository(needs: Needs) -> Any:
     return needs.project.registry.get_repository(name=name)
 
 
-def _has_tag(needs: Needs, name: str) -> bool:
+def _is_there(needs: Needs, package: str, image: str) -> bool:
+    registry, images = needs.project.registry, needs.images
     try:
-        needs.project.registry.get_tag(name=name)
+        if images.digests is None:
+            registry.get_tag(name=f"{package}/tags/{images.tag}")
+        else:  # a version of a Docker package is named by its digest
+            registry.get_version(name=f"{package}/versions/{images.digests[image]}")
     except exceptions.NotFound:
         return False
     return True

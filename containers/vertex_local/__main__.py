@@ -17,13 +17,14 @@ import uvicorn
 from . import storage
 from .errors import StartError
 from .processes import Process
-from .servers import docker
 from .servers.runners import ProcessRunner, Runner
 from .store import Store
 
 _DEFAULT_PORT = 8901
 _ANY = ("0.0.0.0", "::")  # noqa: S104
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# As requests name them.
+_LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 # Open connections, such as a client's pool, are cut after this time at the end.
 _GRACE_S = 1
 
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         choices=["process", "docker"],
         default="process",
-        help="what a deployed model is served by: the program that its image's name stands for, or a container of"
-        " any image (default: %(default)s)",
+        help="what deployed models and the steps of pipelines are run by: programs of this machine, which their images"
+        " stand for, or containers of the images themselves (default: %(default)s)",
     )
     return parser
 
@@ -111,6 +112,8 @@ async def _runner(name: str, directory: Path) -> AsyncIterator[Runner]:
     if name == "process":
         yield ProcessRunner()
         return
+    from .servers import docker  # the SDK takes a third of a second to import
+
     async with docker.running(directory) as runner:
         yield runner
 
@@ -124,8 +127,10 @@ async def _serve_api(
     from .app import VertexLocal, application
 
     service = VertexLocal(store, directory, runner)
+    # A page of another site must not reach this service through a name of its own that resolves to 127.0.0.1.
+    hosts = [*_LOOPBACK_HOSTS, *runner.hosts] if arguments.host in _LOOPBACK else ["*"]
     config = uvicorn.Config(
-        application(service, f"{_bracketed(arguments.host)}:{grpc_port}", loopback_only=arguments.host in _LOOPBACK),
+        application(service, f"{_bracketed(arguments.host)}:{grpc_port}", hosts),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,

@@ -1,6 +1,6 @@
 """The services of one state directory, wired together, and the ASGI application that they make."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,9 +33,6 @@ from .services.predictions import Predictions
 from .services.schedules import Schedules
 from .store import Collection, Store
 
-# A page of another site must not reach this service through a name of its own that resolves to 127.0.0.1.
-_LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-
 SERVICES: Mapping[str, type] = {
     "ModelService": Models,
     "EndpointService": Endpoints,
@@ -65,8 +62,8 @@ class VertexLocal:
         self.models = Models(store, self.operations, endpoints, runner, Artifacts(self._client))
         self.endpoints = Endpoints(endpoints, self.operations, self.fleet, self.models)
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
-        self.jobs = Jobs(store, self.operations, self.projects, directory)
-        self.custom_jobs = CustomJobs(store, self.operations, self.projects, directory)
+        self.jobs = Jobs(store, self.operations, self.projects, directory, runner.steps)
+        self.custom_jobs = CustomJobs(store, self.operations, self.projects, directory, runner)
         self.schedules = Schedules(store, self.operations, self.jobs)
         self.project_apis = ProjectApis(directory / "project.json", self.projects, self._client)
         self.console = Console(
@@ -101,8 +98,11 @@ class VertexLocal:
         await self._client.close()
 
 
-def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool) -> Starlette:
-    """The ASGI application, which serves gRPC at ``grpc_address`` for as long as it lives itself."""
+def application(service: VertexLocal, grpc_address: str, hosts: Sequence[str]) -> Starlette:
+    """The ASGI application, which serves gRPC at ``grpc_address`` for as long as it lives itself.
+
+    Requests must name one of ``hosts`` as theirs; "*" stands for any.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -116,13 +116,12 @@ def application(service: VertexLocal, grpc_address: str, *, loopback_only: bool)
             await grpc.stop(None)
             await service.stop()
 
-    hosts = _LOOPBACK_HOSTS if loopback_only else ["*"]
     rest = Rest(service.services, service.predictions, service.projects)
     return Starlette(
         routes=[*service.project_apis.routes(), *rest.routes(), *service.console.routes()],
         lifespan=lifespan,
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
             Middleware(SameOrigin),
         ],
         exception_handlers={HTTPException: _unknown_path},

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_GUARD = Path(__file__).with_name("guard.py")
+from containers import guard
+
 # A container is asked to end, and then removed, within this time.
 _GRACE_S = 5.0
 # The kernel takes a moment to end what SIGKILL has hit; a dead process that nobody reaps must not hold up the rest.
@@ -42,7 +41,7 @@ class Process:
         with log.open("ab" if append else "wb") as output:
             starting = asyncio.ensure_future(
                 asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(_GUARD), *command),
+                    *guard.command(command),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE if pipe_stdout else output,
                     stderr=output,
@@ -89,33 +88,6 @@ class Process:
         except ProcessLookupError:
             return False
         return True
-
-
-def last_lines(log: Path, count: int = 12) -> str:
-    """The end of a log file, without blank lines."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 64 * 1024))
-            lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return "\n".join([line for line in lines if line.strip()][-count:])
-
-
-_TRACEBACK = "Traceback (most recent call last):"
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::\s|$)")
-
-
-def reason(log: Path) -> str:
-    """Why a Python program ended, from its log: the exception of its last traceback, else its last lines."""
-    text = last_lines(log, 400)
-    _, found, trace = text.rpartition(_TRACEBACK)
-    if found:
-        lines = trace.splitlines()
-        for number, line in enumerate(lines):
-            if _EXCEPTION.match(line):
-                return "\n".join(lines[number : number + 12])
-    return "\n".join(text.splitlines()[-5:])
 
 
 def free_ports(count: int) -> list[int]:

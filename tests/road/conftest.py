@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -17,40 +16,19 @@ import yaml
 
 from components import local, storage
 from components.archive import archive_model
-from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
+from components.earthengine.contract import FILE_NAME, Band, ModelContract, Output, Source
 from components.endpoint import find_or_create_endpoint
 from components.export import export_model
-from components.land_cover import train_land_cover
 from components.vertex import Vertex
 from tests.road.runs import Site
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
 
 def pipeline(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run pipeline.py as a user does."""
     command = [sys.executable, str(ROOT / "pipeline.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[Framework, Path]:
-    """The land-cover model of each framework, trained on the packaged samples."""
-    folder = tmp_path_factory.mktemp("trained")
-    for framework in FRAMEWORKS:
-        train_land_cover(folder / framework, framework)
-    return {framework: folder / framework for framework in FRAMEWORKS}
-
-
-@pytest.fixture(scope="session")
-def archives(trained: dict[Framework, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Framework, Path]:
-    """What the archive step makes of the trained models."""
-    folder = tmp_path_factory.mktemp("archives")
-    for framework, model in trained.items():
-        export_model(model, folder / f"{framework}-exported")
-        archive_model(folder / f"{framework}-exported", folder / framework)
-    return {framework: folder / framework for framework in FRAMEWORKS}
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from google.cloud.aiplatform_v1.types import Endpoint, Model, PipelineJob
 
 from components import local, storage
 from components.archive import archive_model
+from components.built_images import Images
 from components.commands.submission import defaults
 from components.conclude import Conclusion, conclude_run
 from components.dags import deploy_pipeline
@@ -35,7 +36,7 @@ from tests.road.conftest import pipeline, upload_folder
 
 pytestmark = pytest.mark.slow
 
-DEFAULTS = defaults(deploy_pipeline("pytorch", "images", "latest"))
+DEFAULTS = defaults(deploy_pipeline("pytorch", Images("images")))
 PROJECT = ("--project", local.PROJECT)
 IMAGES = (*PROJECT, "--repository", "images")
 

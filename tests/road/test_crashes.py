@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from components import job, local, storage
+from components.built_images import Images
 from components.dags import compile_deploy
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import JobError
@@ -163,7 +164,7 @@ def submitted(world: World, slow: Path, small: Path, folder: Path, name: str) ->
     (model / FILE_NAME).write_text(variant_of.dump(), encoding="utf-8")
     uri = f"{BUCKET}/models/{name}"
     storage.stage(model, uri)
-    template = compile_deploy("pytorch", local.REPOSITORY, local.TAG, folder / f"{name}.yaml")
+    template = compile_deploy("pytorch", Images(local.REPOSITORY, local.TAG), folder / f"{name}.yaml")
     parameters = {"model_uri": uri, "staging": f"{BUCKET}/staging"}
     job_name = job.submit(world.vertex, template, parameters, f"{BUCKET}/root", name)
     registered_as = f"{world.vertex.parent}/models/{name}@2"

@@ -19,7 +19,8 @@ from PIL import Image
 from components import local
 from components.earthengine.contract import Framework
 from components.vertex import Vertex
-from tests.road.conftest import FRAMEWORKS, ROOT, changed, pipeline, processes_under, upload_folder
+from tests.conftest import FRAMEWORKS
+from tests.road.conftest import ROOT, changed, pipeline, processes_under, upload_folder
 
 Trained = dict[Framework, Path]
 TEMPLATES = ROOT / "tests" / "templates"

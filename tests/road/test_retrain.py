@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from components import job, local, storage
+from components.built_images import Images
 from components.champion import evaluate_champion, find_champion
 from components.contest import Contest
 from components.dags import compile_retrain
@@ -241,7 +242,7 @@ def test_the_same_numbers_again_are_not_better(vertex: Vertex, staging: str, tmp
 def test_a_training_that_fails_says_why_and_makes_nothing(vertex: Vertex, staging: str, tmp_path: Path) -> None:
     retraining = Retraining(vertex, staging, tmp_path, "fails")
     (tmp_path / "unlabelled.csv").write_text("red,green\n1,2\n")
-    template = compile_retrain("pytorch", "images", "1", tmp_path / "retrain.yaml")
+    template = compile_retrain("pytorch", Images("images", "1"), tmp_path / "retrain.yaml")
     parameters = {
         "staging": staging,
         "contract_uri": retraining.contract_uri,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import job, local, storage
+from components.built_images import Images
 from components.dags import compile_deploy
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.vertex import Vertex, storage_client
@@ -21,7 +22,7 @@ def test_a_model_that_is_uploaded_is_deployed(vertex: Vertex, trained: dict[Fram
     templates = tmp_path / "templates"
     templates.mkdir()
     for framework in trained:
-        compile_deploy(framework, local.REPOSITORY, local.TAG, templates / f"deploy-{framework}.yaml")
+        compile_deploy(framework, Images(local.REPOSITORY, local.TAG), templates / f"deploy-{framework}.yaml")
     storage.stage(templates, f"gs://{local.BUCKET}/templates")
     settings = {
         "MODEL_BUCKET": local.BUCKET,

@@ -32,7 +32,7 @@ def test_it_imports_nothing_of_the_project_but_itself() -> None:
 
 
 def test_it_is_deployed_with_what_it_is_tested_with() -> None:
-    required = [line for line in (SOURCE / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    required = [line for line in (SOURCE / "requirements.in").read_text().splitlines() if not line.startswith("#")]
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
     base = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
     assert sorted(required) == sorted([*extras["trigger"], *(pin for pin in base if pin.startswith("PyYAML"))])

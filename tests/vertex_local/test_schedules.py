@@ -148,7 +148,7 @@ class Clock:
         self._template = template
         self.store = Store(directory)
         operations = Operations(self.store)
-        self.jobs = Jobs(self.store, operations, Projects(self.store), directory)
+        self.jobs = Jobs(self.store, operations, Projects(self.store), directory, None)
         self.schedules = Schedules(self.store, operations, self.jobs)
 
     def create(self, **fields: Any) -> str:

@@ -7,10 +7,9 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 import zipfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from io import BytesIO
 from ipaddress import ip_network
 from pathlib import Path
@@ -32,9 +31,9 @@ from containers.vertex_local.servers.relay import relay
 from containers.vertex_local.servers.runners import ProcessRunner
 from containers.vertex_local.store import Store
 
-from .conftest import BUCKET, ECHO, PARENT, Emulator, free_ports, kill, refused, start, stop, store_artifacts, until
+from .conftest import BUCKET, ECHO, PARENT, Emulator, kill, refused, start, stop, store_artifacts, until
 from .emulator import echo
-from .test_command import alive, descendants_of, run, wait_until_dead
+from .test_command import alive, descendants_of, wait_until_dead
 
 NAME = f"{PARENT}/endpoints/e"
 PREBUILT = "us-docker.pkg.dev/vertex-ai/prediction"
@@ -378,7 +377,7 @@ def test_variables_refer_to_earlier_ones() -> None:
     }
 
 
-# --- Docker
+# --- the relay between containers and this machine
 
 
 @pytest.mark.parametrize(("peers", "answer"), [("127.0.0.0/8", b"back"), ("10.0.0.0/8", b"")])
@@ -403,133 +402,3 @@ def test_the_relay_passes_on_what_its_peers_send_and_nothing_else(peers: str, an
 
     assert asyncio.run(ask()) == answer
     assert received == ([b"there"] if answer else [])
-
-
-# Heeds neither AIP_HTTP_PORT nor SIGTERM, and reads its artifact when it starts.
-IMAGE_SERVER = """
-import json, os, sys, urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-bucket, _, prefix = os.environ["AIP_STORAGE_URI"].removeprefix("gs://").partition("/")
-url = f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/{bucket}/o?prefix={prefix}/"
-[found] = json.load(urllib.request.urlopen(url))["items"]
-weights = urllib.request.urlopen(found["mediaLink"]).read().decode()
-
-class Handler(BaseHTTPRequestHandler):
-    def answer(self, value):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(value).encode())
-
-    def do_GET(self):
-        self.answer({})
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer({"predictions": [weights, *sys.argv[1:], os.environ["AIP_HTTP_PORT"], os.environ["WHERE"]]})
-
-ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
-"""
-IMAGE = "vertex-local-test:1"
-
-
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tiny serving image."""
-    try:
-        docker("version")
-    except (OSError, subprocess.CalledProcessError) as fault:
-        pytest.skip(f"no Docker daemon answers: {fault}")
-    context = tmp_path_factory.mktemp("image")
-    (context / "server.py").write_text(IMAGE_SERVER)
-    (context / "Dockerfile").write_text(
-        'FROM python:3.11-slim\nCOPY server.py /\nENTRYPOINT ["python", "/server.py"]\nCMD ["default"]\n'
-    )
-    docker("build", "--quiet", "--tag", IMAGE, str(context))
-    yield IMAGE
-    docker("rmi", "--force", IMAGE)
-
-
-def containers_of(state: Path) -> list[str]:
-    return docker("ps", "--all", "--quiet", "--filter", f"label=vertex-local={state}").split()
-
-
-@pytest.mark.slow
-def test_docker_runs_the_image_itself(tmp_path: Path, image: str) -> None:
-    state = tmp_path / "state"
-    emulator = start(state, None, "--runner", "docker")
-    try:
-        store_artifacts(emulator)
-        spec = {"image_uri": image, "args": ["$(AIP_MODE)"], "env": [{"name": "WHERE", "value": "$(AIP_STORAGE_URI)"}]}
-        endpoint = emulator.endpoint()
-        plain = emulator.upload(container_spec={**spec, "args": []}).model
-        emulator.deploy(endpoint, plain, {"0": 100}, id="1")
-        # Both listen on 8080.
-        model = emulator.upload(container_spec=spec).model
-        emulator.deploy(endpoint, model, {"1": 0, "0": 100}, id="2")
-        copy = f"gs://vertex-managed-artifacts/{model}/1"
-        answer = emulator.predictions.predict(endpoint=endpoint, instances=[1])
-        assert list(answer.predictions) == ["weights", "PREDICTION", "8080", copy]
-        emulator.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id="2", traffic_split={"1": 100}).result()
-        until(lambda: len(containers_of(state)) == 1)
-        answer = emulator.predictions.predict(endpoint=endpoint, instances=[1])
-        assert answer.predictions[1] == "default"
-        [container] = containers_of(state)
-        published = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Ports"]
-        assert {each["HostIp"] for ports in published.values() for each in ports or []} == {"127.0.0.1"}
-        absent = emulator.upload(container_spec={"image_uri": "registry.invalid/absent:1"}).model
-        with pytest.raises(exceptions.FailedPrecondition, match=r"exit status 125(.|\n)*registry\.invalid"):
-            emulator.deploy(endpoint, absent)
-        family = descendants_of(emulator.process.pid)
-    finally:
-        kill(emulator)
-    wait_until_dead(family)
-    assert containers_of(state) == []
-
-
-@pytest.mark.slow
-def test_a_crashed_container_is_started_again_and_a_left_over_one_is_removed(tmp_path: Path, image: str) -> None:
-    state = tmp_path / "state"
-    left_over = docker("run", "--detach", "--label", f"vertex-local={state}", "--entrypoint", "sleep", image, "600")
-    emulator = start(state, None, "--runner", "docker")
-    try:
-        assert containers_of(state) == [], left_over
-        store_artifacts(emulator)
-        endpoint = emulator.endpoint()
-        spec = {"image_uri": image, "env": [{"name": "WHERE", "value": "here"}]}
-        emulator.deploy(endpoint, emulator.upload(container_spec=spec).model, {"0": 100})
-        docker("kill", *containers_of(state))
-
-        def answers() -> bool:
-            try:
-                return "here" in emulator.predictions.predict(endpoint=endpoint, instances=[1]).predictions
-            except exceptions.ServiceUnavailable:
-                return False
-
-        until(lambda: not answers())
-        until(answers)
-    finally:
-        stop(emulator)
-    assert containers_of(state) == []
-
-
-def test_docker_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    ended = run(free_ports(), tmp_path / "state", "--runner", "docker")
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "vertex_local: --runner docker needs the program `docker` on PATH: install Docker\n"
-
-
-def test_a_docker_daemon_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("docker"):
-        pytest.skip("there is no docker on PATH")
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    ended = run(free_ports(), tmp_path / "state", "--runner", "docker")
-    assert ended.returncode == 1
-    assert re.fullmatch(
-        r"vertex_local: --runner docker needs a Docker daemon, and `docker version` fails: .*\n", ended.stderr
-    )

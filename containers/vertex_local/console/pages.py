@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from ..errors import NotFoundError
-from ..processes import last_lines
+from ..logs import last_lines
 from ..servers.fleet import Fleet
 from ..services.endpoints import Endpoints
 from ..services.jobs import Jobs

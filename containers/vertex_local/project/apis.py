@@ -46,7 +46,7 @@ class ProjectApis:
         project = "/v3/projects/{project}"
         account = "/v1/projects/{project}/serviceAccounts/{email}"
         repository = "/v1/projects/{project}/locations/{location}/repositories/{repository}"
-        tag = f"{repository}/packages/{{image}}/tags/{{tag}}"
+        image = f"{repository}/packages/{{image}}"
         quota = "/v1/projects/{project}/locations/global/services/{service}/quotaInfos/{quota}"
         bucket = "/storage/v1/b/{bucket}"
         methods: list[tuple[str, str, str, str, _Answer]] = [  # of two paths that a request meets, the longer first
@@ -57,7 +57,8 @@ class ProjectApis:
             ("POST", f"{account}:testIamPermissions", _IAM, _NONE, self._account_permissions),
             ("GET", account, _IAM, "iam.serviceAccounts.get", self._account),
             ("GET", repository, _REGISTRY, "artifactregistry.repositories.get", self._repository),
-            ("GET", tag, _REGISTRY, "artifactregistry.tags.get", self._tag),
+            ("GET", f"{image}/tags/{{tag}}", _REGISTRY, "artifactregistry.tags.get", self._tag),
+            ("GET", f"{image}/versions/{{digest}}", _REGISTRY, "artifactregistry.versions.get", self._version),
             ("GET", quota, _QUOTAS, "cloudquotas.quotas.get", self._quota),
             ("GET", f"{bucket}/iam/testPermissions", _STORAGE, _NONE, self._bucket_permissions),
             ("GET", f"{bucket}/iam", _STORAGE, "storage.buckets.getIamPolicy", self._bucket_policy),
@@ -138,6 +139,13 @@ class ProjectApis:
         if {image, f"{image}:{tag}"} & set(asked.project.images_missing):
             raise NotFoundError(f'Tag "{tag}" of package "{repository}/packages/{image}" not found')
         return {"name": f"{repository}/packages/{image}/tags/{tag}"}
+
+    async def _version(self, asked: Asked) -> dict[str, Any]:
+        repository = (await self._repository(asked))["name"]
+        image, digest = asked.names["image"], asked.names["digest"]
+        if {image, f"{image}@{digest}"} & set(asked.project.images_missing):
+            raise NotFoundError(f'Version "{digest}" of package "{repository}/packages/{image}" not found')
+        return {"name": f"{repository}/packages/{image}/versions/{digest}"}
 
     async def _quota(self, asked: Asked) -> dict[str, Any]:
         limits = asked.project.quotas.get(asked.names["quota"], {})

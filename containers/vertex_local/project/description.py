@@ -44,7 +44,7 @@ class Description(_Described):
         permissions_denied: of who asks, such as `aiplatform.pipelineJobs.create`.
         service_accounts: by their e-mail address.
         repositories: by their id, in any region.
-        images_missing: by their name, with any tag or, as NAME:TAG, with that one.
+        images_missing: by their name, all of them or, as NAME:TAG or NAME@DIGEST, that one.
         buckets: by their name; Cloud Storage's emulator knows which there are, but of one region only.
         quotas: limits that a region has of its own, by the quota's id and the region.
     """

@@ -60,6 +60,11 @@ def command_for(image_uri: str) -> ImageCommand:
     )
 
 
+def is_own(image_uri: str) -> bool:
+    """Whether an image is one of this project's."""
+    return _name_of(image_uri) in IMAGES
+
+
 def prebuilt_routes(image_uri: str) -> Routes | None:
     """The routes of a prebuilt PyTorch image, which need not be given with the model; none for other images."""
     return Routes("/ping", "/predictions/model") if _is_prebuilt(image_uri, _PYTORCH) else None

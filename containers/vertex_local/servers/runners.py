@@ -1,6 +1,6 @@
-"""How model servers are run: as processes of this machine, which stand for images, or as containers (see docker.py)."""
+"""How model servers and steps are run: as processes, which stand for images, or as containers (see docker.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,16 @@ class Launch:
 
 
 class Runner(Protocol):
-    """From a model's containerSpec to a command."""
+    """From a model's containerSpec to a command.
+
+    Attributes:
+        steps: what the containers of pipelines' steps are created with, in the Docker SDK's terms; None where steps are
+            processes.
+        hosts: what those who are run call this machine, beside loopback's names.
+    """
+
+    steps: Mapping[str, Any] | None
+    hosts: Sequence[str]
 
     def check(self, container_spec: Any) -> None:
         """Makes sure that it can be run, as far as that is known before.
@@ -29,6 +38,13 @@ class Runner(Protocol):
         Raises:
             InvalidArgumentError: no machine can run it as it stands.
             FailedPreconditionError: this machine cannot run it as it is.
+        """
+
+    def check_custom_job(self) -> None:
+        """Makes sure that a custom job may run, which is a process of this machine.
+
+        Raises:
+            FailedPreconditionError: what is run here is not to get out of its containers.
         """
 
     def launch(self, container_spec: Any, aip: Mapping[str, str]) -> Launch:
@@ -43,6 +59,9 @@ class Runner(Protocol):
 class ProcessRunner:
     """Starts the program that an image's name stands for."""
 
+    steps: Mapping[str, Any] | None = None
+    hosts: Sequence[str] = ()
+
     def check(self, container_spec: Any) -> None:
         for field in ("command", "args"):
             if given := list(getattr(container_spec, field)):
@@ -51,6 +70,9 @@ class ProcessRunner:
                     f" leave {field} out, or start the emulator with --runner docker"
                 )
         images.command_for(container_spec.image_uri)
+
+    def check_custom_job(self) -> None:
+        """Any may."""
 
     def launch(self, container_spec: Any, aip: Mapping[str, str]) -> Launch:
         self.check(container_spec)

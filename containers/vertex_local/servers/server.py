@@ -15,7 +15,8 @@ import grpc
 
 from ..artifacts import managed_uri
 from ..errors import FailedPreconditionError, ServiceError, UnavailableError
-from ..processes import Process, last_lines
+from ..logs import last_lines
+from ..processes import Process
 from . import images
 from .runners import Runner
 

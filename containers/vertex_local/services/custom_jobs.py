@@ -14,9 +14,11 @@ from google.protobuf import empty_pb2
 
 from .. import messages
 from ..errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
+from ..logs import reason
 from ..messages import JobState
-from ..processes import Process, reason
+from ..processes import Process
 from ..projects import Projects
+from ..servers.runners import Runner
 from ..store import Collection, Store
 from . import filters, listing
 from .operations import Operations
@@ -46,11 +48,14 @@ _FIELDS = {
 class CustomJobs:
     """Custom jobs: a few run at a time, the others queue."""
 
-    def __init__(self, store: Store, operations: Operations, projects: Projects, directory: Path) -> None:
+    def __init__(
+        self, store: Store, operations: Operations, projects: Projects, directory: Path, runner: Runner
+    ) -> None:
         self._jobs = Collection(store, "CustomJob", messages.CustomJob)
         self._operations = operations
         self._projects = projects
         self._directory = directory
+        self._runner = runner
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for job in self._jobs.all():
@@ -64,10 +69,12 @@ class CustomJobs:
 
         Raises:
             InvalidArgumentError: the job is not such as Vertex AI takes.
+            FailedPreconditionError: no process may be started here.
             UnimplementedError: what it runs is in an image or a package alone.
         """
         job = request.custom_job
         _check(job)
+        self._runner.check_custom_job()
         for field in _OUTPUT_ONLY:
             job.ClearField(field)
         job.name = name = f"{request.parent}/customJobs/{messages.new_id()}"

@@ -16,8 +16,9 @@ from google.protobuf import empty_pb2, json_format
 
 from .. import messages
 from ..errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from ..logs import last_lines, reason
 from ..messages import PipelineState, TaskState
-from ..processes import Process, last_lines, reason
+from ..processes import Process
 from ..projects import Projects
 from ..store import Collection, Store
 from . import filters, listing
@@ -71,7 +72,16 @@ _ORDER_FIELDS = ("create_time", "update_time", "end_time", "start_time")
 class Jobs:
     """Pipeline jobs: a few run at a time, the others queue."""
 
-    def __init__(self, store: Store, operations: Operations, projects: Projects, directory: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        operations: Operations,
+        projects: Projects,
+        directory: Path,
+        containers: Mapping[str, Any] | None,
+    ) -> None:
+        """Takes what the containers of steps are created with; None for steps that are processes."""
+        self._containers = containers
         self._jobs = Collection(store, "PipelineJob", messages.PipelineJob)
         self._operations = operations
         self._projects = projects
@@ -273,6 +283,7 @@ class Jobs:
             "pipelineSpec": self._placed(job),
             "parameters": arguments,
             "pipelineRoot": str(self.pipeline_root / _relative(job.name)),
+            "containers": self._containers,
         }
         (directory / "job.json").write_text(json.dumps(description))
         return directory.resolve()

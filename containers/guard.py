@@ -1,4 +1,4 @@
-"""Runs a command that ends when its parent does: ``python guard.py COMMAND...``, with a pipe as stdin.
+"""Runs a command that ends when its parent does: start what ``command`` gives, in a session of its own, stdin a pipe.
 
 Who starts it, the emulator or a step that serves a model, holds the other end of the pipe and never writes. When that
 process is gone, however it went, the pipe closes and the guard ends its process group: the command and everything that
@@ -12,18 +12,25 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 _GRACE_S = 5.0
 
 
-def main(command: list[str]) -> int:
-    """Runs the command to its end; the exit status is the command's, 128 + N when signal N ended it."""
-    # SIGTERM goes to the whole group: it is for the command, whose exit status the guard waits for.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def command(words: Sequence[str]) -> list[str]:
+    """The command line that runs ``words`` under a guard."""
+    return [sys.executable, "-I", "-S", __file__, *words]
+
+
+def main(words: list[str]) -> int:
+    """Runs a command to its end; the exit status is the command's, 128 + N when signal N ended it."""
     child = os.fork()
     if child == 0:
-        _become(command)
+        _become(words)
+    # SIGTERM goes to the whole group: it is for the command, whose exit status the guard waits for. Only now: what is
+    # ignored before the fork the command would ignore as well.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     orphaned = threading.Event()
     threading.Thread(target=_end_group_when_parent_is_gone, args=[orphaned], daemon=True).start()
     _, status = os.waitpid(child, 0)
@@ -34,15 +41,13 @@ def main(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _become(command: list[str]) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _become(words: list[str]) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     try:
-        os.execvp(command[0], command)  # noqa: S606
+        os.execvp(words[0], words)  # noqa: S606
     except OSError as fault:
-        os.write(2, f"{command[0]}: {fault.strerror}\n".encode())
+        os.write(2, f"{words[0]}: {fault.strerror}\n".encode())
         os._exit(127)
 
 

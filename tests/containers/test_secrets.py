@@ -163,7 +163,7 @@ def test_a_planted_secret_is_found_even_where_a_later_layer_removes_it(
         ("key.json", '{{"private_key": "-----BEGIN PRIVATE KEY-----\\n{body}\\n{body}\\n"}}', True),
         ("code.py", 'MARKER = b"-----BEGIN RSA PRIVATE KEY-----"\nEND = b"-----END RSA PRIVATE KEY-----"\n', False),
         ("etc/pip.conf", "[global]\nextra-index-url = https://me:{body}@pypi.example/simple\n", True),
-        ("etc/pip.conf", "[global]\nfind-links = /opt/wheels\nindex-url = https://pypi.org/simple\n", False),
+        ("etc/pip.conf", "[global]\nfind-links = /srv/wheels\nindex-url = https://pypi.org/simple\n", False),
         ("docs.md", "such as https://user:password@host.example\n", False),
     ],
 )

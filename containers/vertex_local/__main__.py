@@ -27,6 +27,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 # Open connections, such as a client's pool, are cut after this time at the end.
 _GRACE_S = 1
+# A client's request must not meet the end of a connection that was idle: after uvicorn's 5 s one did, under load.
+_KEEP_ALIVE_S = 600
 
 
 def main() -> int:
@@ -134,6 +136,7 @@ async def _serve_api(
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     server = uvicorn.Server(config)
     # uvicorn raises the signal that ended it once more; that must not end this process while Cloud Storage still runs.

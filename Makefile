@@ -4,7 +4,7 @@
 # make push REPOSITORY=R TAG=T      the images to where REPOSITORY is, and their digests to build/digests.json
 # make lock, sbom, audit            the images' dependencies with hashes, what is in them, what is known against it
 # make lint, format, benchmark      ruff and mypy, and every figure beside its bound
-# All set up what they need in .venv first; that takes minutes once.
+# What needs Python sets it up in .venv first; that takes minutes once. Images need Docker alone.
 
 PYTHON ?= python3.11
 FRAMEWORK ?= pytorch

@@ -23,8 +23,6 @@ from .store import Store
 _DEFAULT_PORT = 8901
 _ANY = ("0.0.0.0", "::")  # noqa: S104
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# As requests name them.
-_LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 # Open connections, such as a client's pool, are cut after this time at the end.
 _GRACE_S = 1
 # A client's request must not meet the end of a connection that was idle: after uvicorn's 5 s one did, under load.
@@ -130,7 +128,7 @@ async def _serve_api(
 
     service = VertexLocal(store, directory, runner)
     # A page of another site must not reach this service through a name of its own that resolves to 127.0.0.1.
-    hosts = [*_LOOPBACK_HOSTS, *runner.hosts] if arguments.host in _LOOPBACK else ["*"]
+    hosts = [*map(_bracketed, _LOOPBACK), *runner.hosts] if arguments.host in _LOOPBACK else ["*"]
     config = uvicorn.Config(
         application(service, f"{_bracketed(arguments.host)}:{grpc_port}", hosts),
         log_config=None,

@@ -99,14 +99,17 @@ def _run(container: Container) -> int:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
     status: int = container.wait()["StatusCode"]
-    if told := _cause(container, status) or (f"ended with exit status {status} and wrote nothing" if not chunk else ""):
+    told = _cause(container, status) if status else ""
+    if status and not (told or chunk):
+        told = f"ended with exit status {status} and wrote nothing"
+    if told:
         _say(told, chunk)
     return status
 
 
 def _cause(container: Container, status: int) -> str:
-    """What has ended a container, where it was not its own program."""
-    if status and _ran_out_of_memory(container, status):
+    """What has ended a container that failed, where it was not its own program."""
+    if _ran_out_of_memory(container, status):
         limit = container.attrs["HostConfig"]["Memory"]
         return "ran out of memory" + (f": its limit is {limit / 2**20:.0f} MiB" if limit else " of this machine")
     return f"was ended by {_SIGNALS[status]}" if status in _SIGNALS else ""

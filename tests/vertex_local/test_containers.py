@@ -267,6 +267,13 @@ def test_what_a_step_writes_stands_in_its_log(contained: Emulator, tmp_path: Pat
 
 
 @needs_docker
+def test_a_step_that_succeeds_in_silence_has_an_empty_log(contained: Emulator, tmp_path: Path) -> None:
+    job = ended(contained, submit(contained, job_of(lambda: shell(script="true"), tmp_path)))
+    assert job.state == State.PIPELINE_STATE_SUCCEEDED
+    assert log_of(contained, job, "shell") == ""
+
+
+@needs_docker
 def test_a_missing_image_is_named_with_the_way_out(contained: Emulator, tmp_path: Path) -> None:
     job = ended(contained, submit(contained, job_of(absent, tmp_path)))
     assert job.state == State.PIPELINE_STATE_FAILED

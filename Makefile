@@ -1,5 +1,6 @@
 # make run [FRAMEWORK=tensorflow]   the whole road on this machine, with no account
 # make test                         all tests; test-fast: without those that start servers or containers
+# make soak                         minutes of load and of faults at every call, with their figures
 # make images [REPOSITORY=R TAG=T ACCELERATOR=cuda]   every image; one by its name
 # make push REPOSITORY=R TAG=T      the images to where REPOSITORY is, and their digests to build/digests.json
 # make lock, sbom, audit            the images' dependencies with hashes, what is in them, what is known against it
@@ -37,7 +38,7 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-fast lint format benchmark templates lock images push sbom audit $(IMAGES) proto clean
+.PHONY: help run test test-fast soak lint format benchmark templates lock images push sbom audit $(IMAGES) proto clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -52,10 +53,13 @@ run: $(READY)
 	$(BIN)/python pipeline.py run $(MODEL)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not soak'
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m 'not slow and not containers'
+	$(BIN)/python -m pytest -m 'not slow and not containers and not soak'
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
 
 lint: $(READY)
 	$(BIN)/ruff check

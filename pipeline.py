@@ -47,6 +47,7 @@ from components.commands.submission import (
     warn_of_platform,
 )
 from components.dags import CustomTraining, compile_deploy, compile_retrain, deploy_pipeline
+from components.disk import disk_error
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import JobError, ParameterError, PipelineError
 from components.endpoint import known_endpoint
@@ -54,10 +55,12 @@ from components.land_cover import METRICS_NAME
 from components.local import REPOSITORY as LOCAL_REPOSITORY
 from components.local import TAG as LOCAL_TAG
 from components.local import Runner as LocalRunner
+from components.model_directory import fetch_model
 from components.plan import plan_run
 from components.rollback import roll_back
 from components.status import endpoint_status
 from components.vertex import Vertex
+from components.whole import whole_folder
 
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
@@ -147,7 +150,8 @@ def run(
         except JobError as error:
             if running:
                 raise
-            shutil.copytree(local.logs_of(Path(state), name), results / "logs", dirs_exist_ok=True)
+            with whole_folder(results / "logs") as aside:
+                shutil.copytree(local.logs_of(Path(state), name), aside, dirs_exist_ok=True)
             error.add_note(f"the logs of every step: {results / 'logs'}")
             raise
     if (metrics := model_dir / METRICS_NAME).is_file():
@@ -182,11 +186,13 @@ def compile_(
     images = Images.named(repository, tag, digests)
     for framework in FRAMEWORKS:
         images.of_framework(framework)  # where digests lack one, no template is written
-    output.mkdir(parents=True, exist_ok=True)
+    with whole_folder(output) as aside:
+        for framework in FRAMEWORKS:
+            compile_deploy(framework, images, aside / f"deploy-{framework}.yaml")
+            compile_retrain(framework, images, aside / f"retrain-{framework}.yaml", training)
     for framework in FRAMEWORKS:
-        deploy, retrain = (output / f"{name}-{framework}.yaml" for name in ("deploy", "retrain"))
-        console.print(str(compile_deploy(framework, images, deploy)))
-        console.print(str(compile_retrain(framework, images, retrain, training)))
+        for name in ("deploy", "retrain"):
+            console.print(str(output / f"{name}-{framework}.yaml"))
 
 
 @app.command()
@@ -271,7 +277,7 @@ def plan(
     if not staging and model.startswith("gs://"):
         staging = storage.staging_folder("", model)
     with tempfile.TemporaryDirectory() as folder, console.status("looking"):
-        directory = storage.fetch(model, Path(folder))
+        directory = fetch_model(model, Path(folder))
         planned = plan_run(Vertex(project, location), contract, directory, staging, parameters)
     for line in shown.plan_lines(planned, parameters):
         console.print(line)
@@ -342,7 +348,14 @@ def main() -> None:
     # As Ctrl-C does: end what was started before ending.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        app()
+        try:
+            # Not app() itself, which has Python print what nobody foresaw, with whatever credentials are in it.
+            typer.main.get_command(app)()
+        except OSError as error:
+            # What is written for a moment alone: templates that are submitted, the state of a rehearsal.
+            if refused := disk_error(error, Path(tempfile.gettempdir()) / "pipeline"):
+                raise refused from error
+            raise
     except PipelineError as error:
         errors.print(f"[red]error[/] {escape(str(error))}")
         for note in getattr(error, "__notes__", []):

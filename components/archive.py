@@ -29,19 +29,21 @@ def archive_model(exported: Path, destination: Path) -> ModelContract:
     Raises:
         ContractError: the exported model has no valid model.yaml.
         ModelError: the exported model is not there.
+        DiskError: the disk is full, or may not be written.
     """
     contract = ModelContract.read(exported)
     model = TORCHSCRIPT_NAME if contract.framework == "pytorch" else "saved_model.pb"
     for name in (model, GOLDEN_NAME, HASH_NAME, DIGEST_NAME):
         if not (exported / name).is_file():
             raise ModelError(f"{exported / name} does not exist; export the model again")
-    with whole_folder(destination):
+    needed = sum(path.stat().st_size for path in exported.rglob("*") if path.is_file())
+    with whole_folder(destination, needed) as aside:
         if contract.framework == "pytorch":
-            _write_mar(contract, exported, destination / ARCHIVE_NAME)
+            _write_mar(contract, exported, aside / ARCHIVE_NAME)
             for name in (FILE_NAME, GOLDEN_NAME, HASH_NAME, DIGEST_NAME):
-                shutil.copyfile(exported / name, destination / name)
+                shutil.copyfile(exported / name, aside / name)
         else:
-            shutil.copytree(exported, destination, dirs_exist_ok=True)
+            shutil.copytree(exported, aside, dirs_exist_ok=True)
     return contract
 
 

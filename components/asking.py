@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -36,17 +35,17 @@ def asking(vertex: Vertex, endpoint: str, deployed_model: str, contract: ModelCo
 
     def ask(body: bytes) -> Answer:
         nonlocal unnamed
-        begin = time.perf_counter()
         if grpc:
-            answer, answered_by = vertex.direct_raw_predict(endpoint, GRPC_METHOD, body), ""
+            answer = vertex.direct_raw_predict(endpoint, GRPC_METHOD, body)
+            answered_by = _named_in(answer.body)
         else:
-            answer, answered_by = vertex.predict(endpoint, body)
-        seconds = time.perf_counter() - begin
-        if grpc and not (answered_by := _named_in(answer)):
+            answer = vertex.predict(endpoint, body)
+            answered_by = answer.deployed_model
+        if grpc and not answered_by:
             unnamed, answered_by = True, _only(serving, endpoint)
         if answered_by != deployed_model and next(misses) % _LOOK_AGAIN == 0:
             _check_traffic(vertex, endpoint, deployed_model)
-        return Answer(answer, seconds, answered_by == deployed_model)
+        return Answer(answer.body, answer.seconds, answered_by == deployed_model)
 
     yield ask
     if unnamed and (now := _serving(vertex, endpoint)) != serving:

@@ -54,8 +54,9 @@ def train_challenger(
         DataError: the data are missing, malformed, or not enough.
         ModelError: the sample beside the contract cannot be read.
         StorageError: a bucket does not exist or cannot be read.
+        DiskError: the disk is full, or may not be written.
     """
-    with TemporaryDirectory() as folder, whole_folder(destination), whole_folder(hold_out):
+    with TemporaryDirectory() as folder, whole_folder(destination) as aside, whole_folder(hold_out) as held:
         beside = storage.fetch(contract_uri, Path(folder)) if contract_uri else None
         contract = ModelContract.read(beside) if beside else land_cover_contract(framework)
         if contract.framework != framework:
@@ -67,16 +68,16 @@ def train_challenger(
         data = read_data(contract, data_uri)
         train, held_out = (data, read_data(contract, held_out_uri)) if held_out_uri else split(data, held_out_share)
         check_classes(contract, train, held_out)
-        trained = train_model(contract, train, destination, seed=seed)
+        trained = train_model(contract, train, aside, seed=seed)
         contract = contract.model_copy(update={"model": trained.source})
-        (destination / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+        (aside / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
         if beside is None:
-            save_scene(trained, destination)
+            save_scene(trained, aside)
         elif found := sample_files(beside):
-            _copy_sample(found, destination)
+            _copy_sample(found, aside)
         else:
-            _save_patch(contract, held_out, destination)
-        save_held_out(contract, held_out, hold_out)
+            _save_patch(contract, held_out, aside)
+        save_held_out(contract, held_out, held)
     origins = train.origin if held_out_uri else data.origin
     return f"trained {contract.name} on {train.truth.size} pixels of {origins}; held out: {held_out.truth.size} pixels"
 

@@ -19,7 +19,7 @@ from components.golden import Golden
 from components.replay import NobodyAnsweredError, replay
 from components.traffic import read_endpoint, shares_at
 from components.versions import version_of
-from components.vertex import READ_AGAIN, Vertex, explained
+from components.vertex import Vertex, explained
 
 _WAY_OUT = (
     "roll back to a model that can, or deploy the challenger without a comparison: `pipeline.py submit` with the "
@@ -62,7 +62,7 @@ def find_champion(vertex: Vertex, endpoint: str) -> Champion | None:
     # Of two with the same share the one that is there longer.
     champion = max(serving, key=lambda each: (shares[each.id], -each.create_time.timestamp()))
     with explained(f"look up {champion.model}"):
-        model = vertex.models.get_model(name=f"{champion.model}@{champion.model_version_id}", retry=READ_AGAIN)
+        model = vertex.models.get_model(name=f"{champion.model}@{champion.model_version_id}")
     version = version_of(champion)
     where = f"{model.artifact_uri}/{FILE_NAME}"
     try:

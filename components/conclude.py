@@ -15,26 +15,27 @@ from dataclasses import dataclass, field
 from google.api_core import exceptions
 
 from components import job
+from components.deadline import DEPLOY_SECONDS, reserved
 from components.earthengine.errors import PipelineError, VertexError
+from components.earthengine.redaction import redact
+from components.operations import wait_for_pending, wait_until_ended
 from components.parameters import check_numbers
 from components.record import Deployment, Record
 from components.release import take_back
 from components.releases import remember_release
 from components.retention import retire_deployments, retire_versions
 from components.traffic import (
-    DEPLOY_SECONDS,
     Split,
     change_traffic,
     read_endpoint,
     shares_at,
     undeploy,
-    wait_for_pending,
     without,
 )
 from components.trial import remove_trial
 from components.verification import Verification
 from components.versions import make_default
-from components.vertex import Vertex, wait_until_ended
+from components.vertex import Vertex
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +120,15 @@ def conclude_run(vertex: Vertex, record: Record, *, fault: str, keep_previous: i
         tidying.try_to(lambda: _remove(vertex, deployment))
     if deployment.trial:
         tidying.try_to(lambda: remove_trial(vertex, deployment.trial))
-    serves = shares_at(read_endpoint(vertex, deployment.endpoint)).get(deployment.deployed_model, 0) > 0
+    with reserved():
+        serves = shares_at(read_endpoint(vertex, deployment.endpoint)).get(deployment.deployed_model, 0) > 0
     if not fault and not serves:
         fault = "another run or a person took its traffic when it had been released"
     elif not fault:
-        _retire(vertex, deployment, tidying, keep_previous, keep_versions)
-    found = read_endpoint(vertex, deployment.endpoint)
+        _retire(vertex, record, deployment, tidying, keep_previous, keep_versions)
+    with reserved():
+        found = read_endpoint(vertex, deployment.endpoint)
+        verifications = tuple(record.verifications())
     traffic = dict(sorted(shares_at(found).items()))
     share = traffic.get(deployment.deployed_model, 0)
     removed = deployment.leftovers or tidying.retired
@@ -134,7 +138,7 @@ def conclude_run(vertex: Vertex, record: Record, *, fault: str, keep_previous: i
         changed,
         fault,
         deployment,
-        tuple(record.verifications()),
+        verifications,
         traffic,
         tuple(tidying.retired),
         tuple(tidying.failed),
@@ -147,8 +151,8 @@ def why(vertex: Vertex, record: Record, run: str, told: str | None) -> str:
     for ask in (record.fault, lambda: job.fault(vertex, run)):
         with suppress(PipelineError):  # the reason is for people; without one a run is concluded too
             if text := ask():
-                return text
-    return told or "a step ended without saying why; see its log"
+                return redact(text)
+    return redact(told or "a step ended without saying why; see its log")
 
 
 @dataclass
@@ -160,28 +164,30 @@ class _Tidying:
 
     def try_to(self, tidy: Callable[[], list[str] | None]) -> None:
         try:
-            self.retired += tidy() or []
+            with reserved():
+                self.retired += tidy() or []
         except PipelineError as error:
             log.exception("not tidied up")
             self.failed.append(str(error))
 
 
-def _retire(vertex: Vertex, deployment: Deployment, tidying: _Tidying, keep_previous: int, keep_versions: int) -> None:
+def _retire(
+    vertex: Vertex, record: Record, deployment: Deployment, tidying: _Tidying, keep_previous: int, keep_versions: int
+) -> None:
     endpoint, serving = deployment.endpoint, deployment.deployed_model
     if deployment.share_before < 100:
         tidying.try_to(lambda: remember_release(vertex, endpoint, serving, deployment.traffic_before))
         tidying.try_to(lambda: make_default(vertex, deployment.model))
     tidying.try_to(lambda: check_numbers(keep_previous=keep_previous, keep_versions=keep_versions))
     if not tidying.failed:
-        tidying.try_to(lambda: retire_deployments(vertex, endpoint, serving, keep_previous, deployment.run))
-        tidying.try_to(lambda: retire_versions(vertex, deployment.model, keep_versions))
+        tidying.try_to(lambda: retire_deployments(vertex, record, endpoint, serving, keep_previous, deployment.run))
+        tidying.try_to(lambda: retire_versions(vertex, record, deployment.model, keep_versions))
 
 
 def _remove(vertex: Vertex, deployment: Deployment) -> None:
     """Take what the run has deployed off its endpoint, once the operations that deploy it have ended."""
     endpoint, model = deployment.endpoint, deployment.deployed_model
-    for operation in deployment.operations:
-        wait_until_ended(vertex, operation, DEPLOY_SECONDS)
+    wait_until_ended(vertex, deployment.operations, DEPLOY_SECONDS)
     if not deployment.operations:  # killed before it could write them down
         wait_for_pending(vertex, endpoint)
     there = {each.id for each in read_endpoint(vertex, endpoint).deployed_models}

@@ -12,6 +12,7 @@ import yaml
 from components.built_images import Images
 from components.earthengine.contract import Framework
 from components.parameters import CANARY_PERCENT, MAX_LATENCY_SECONDS, PROMOTION_STEPS
+from components.whole import whole_file
 
 # Vertex AI and the local one put the job's own project and region in their place.
 PROJECT = "{{$.pipeline_google_cloud_project_id}}"
@@ -92,11 +93,12 @@ def deploy_pipeline(framework: Framework, images: Images) -> Any:
             max_latency_seconds: What a request may take at the 99th percentile; more than 0, at most 60.
             keep_previous: How many earlier models stay deployed without traffic, to go back to; each is billed.
             keep_versions: How many earlier versions stay in the registry; what is deployed stays in any case.
-            allow_pickle: Whether a whole pickled PyTorch module may be loaded, which runs any code inside it.
+            allow_pickle: Whether the model may run code of its own when it is loaded: a pickled module's, model.code.
         """
         where = {"project": PROJECT, "location": LOCATION}
         of_model = {"model_uri": model_uri, "staging": staging}
-        run = {"run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, **of_model, **where}
+        job = {"run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, **where}
+        run = {**job, **of_model}
         model = dsl.importer(artifact_uri=model_uri, artifact_class=dsl.Model, reimport=True)
         model.set_display_name("import model")
         exported = steps.export(model=model.output, allow_pickle=allow_pickle)
@@ -113,7 +115,7 @@ def deploy_pipeline(framework: Framework, images: Images) -> Any:
             keep_versions=keep_versions,
         )
         registered = steps.upload(archived=archived.output, serving_image=serving_image, **run).after(answered)
-        found = steps.create_endpoint(registered=registered.output, endpoint=endpoint, **where)
+        found = steps.create_endpoint(registered=registered.output, endpoint=endpoint, **job)
         concluded = steps.conclude(keep_previous=keep_previous, keep_versions=keep_versions, **run)
         with dsl.ExitHandler(concluded, name="deploy, verify and release"):
             deployed = steps.deploy(
@@ -265,10 +267,11 @@ def _compile(pipeline: Any, framework: Framework, images: Images, path: Path) ->
 
     uris = images.of_framework(framework)
     named = {steps.VERTEX_IMAGE: uris[steps.VERTEX_IMAGE], steps.EXPORT_IMAGE: uris[f"steps-{framework}"]}
-    compiler.Compiler().compile(pipeline, str(path))
-    template = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _name_images(template, named)
-    path.write_text(yaml.safe_dump(template, sort_keys=True), encoding="utf-8")
+    with whole_file(path) as aside:
+        compiler.Compiler().compile(pipeline, str(aside))
+        template = yaml.safe_load(aside.read_text(encoding="utf-8"))
+        _name_images(template, named)
+        aside.write_text(yaml.safe_dump(template, sort_keys=True), encoding="utf-8")
     return path
 
 

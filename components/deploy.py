@@ -13,13 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from google.api_core import exceptions
+
 from components import job
+from components.deadline import DEPLOY_SECONDS
 from components.earthengine.errors import VertexError
+from components.operations import begin_once, wait, wait_for_pending, wait_until_ended
 from components.parameters import check_numbers
 from components.record import Deployment, Record
-from components.traffic import DEPLOY_SECONDS, read_endpoint, shares_at
+from components.traffic import read_endpoint, shares_at
 from components.trial import leftover_trials, make_trial, remove_trial, trial_name
-from components.vertex import Vertex, explained, model_id, wait, wait_until_ended
+from components.vertex import Vertex, model_id
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +67,16 @@ def deploy_model(
     check_numbers(min_replicas=min_replicas, max_replicas=max_replicas)
     deployment = record.deployment()
     if deployment:  # this step is tried again
-        for operation in deployment.operations:
-            wait_until_ended(vertex, operation, DEPLOY_SECONDS)
+        _wait_for_what_was_begun(vertex, deployment)
         deployment = replace(deployment, operations=())  # what is begun from here on is not written down yet
     else:
-        leftovers = _remove_leftovers(vertex, endpoint)
         deployment = planned_deployment(vertex, read_endpoint(vertex, endpoint), endpoint, model, run)
+        leftovers = leftover_trials(vertex, endpoint)
         deployment = replace(deployment, made=tuple(made), leftovers=tuple(leftovers))
     record.write(deployment)
+    if deployment.leftovers:
+        deployment = replace(deployment, leftovers=_removed(vertex, deployment.leftovers))
+        record.write(deployment)
     if not deployment.trial:
         return deployment
     make_trial(vertex, endpoint, run)
@@ -85,14 +91,15 @@ def deploy_model(
         },
     }
     begun = [
-        (f"deploy {model} to {where}", _begin(vertex, where, newcomer, share))
+        (where, operation)
         for where, share in ((deployment.trial, {"0": 100}), (endpoint, {}))
         if deployment.deployed_model not in _ids(vertex, where)
+        and (operation := _begin(vertex, where, newcomer, share))
     ]
     deployment = replace(deployment, operations=tuple(operation.operation.name for _, operation in begun))
     record.write(deployment)
-    for what, operation in begun:
-        wait(operation, what, DEPLOY_SECONDS)
+    for where, operation in begun:
+        wait(operation, f"deploy {model} to {where}", DEPLOY_SECONDS)
     return deployment
 
 
@@ -131,22 +138,47 @@ def planned_deployment(vertex: Vertex, found: Any, endpoint: str, model: str, ru
     )
 
 
-def _remove_leftovers(vertex: Vertex, endpoint: str) -> list[str]:
+def _wait_for_what_was_begun(vertex: Vertex, deployment: Deployment) -> None:
+    """Wait until what an earlier attempt of this step has begun to deploy is deployed, or has failed."""
+    wait_until_ended(vertex, deployment.operations, DEPLOY_SECONDS)
+    if not deployment.operations:  # killed before it could write them down
+        for where in filter(None, (deployment.trial, deployment.endpoint)):
+            wait_for_pending(vertex, where)
+
+
+def _removed(vertex: Vertex, leftovers: Sequence[str]) -> tuple[str, ...]:
     """Remove the trial endpoints of ended runs; one that cannot be removed now is no reason to stop."""
     removed = []
-    for leftover in leftover_trials(vertex, endpoint):
+    for leftover in leftovers:
         try:
             remove_trial(vertex, leftover)
             removed.append(leftover)
         except VertexError as error:
             log.warning("%s stays for now: %s", leftover, error)
-    return removed
+    return tuple(removed)
 
 
 def _begin(vertex: Vertex, endpoint: str, newcomer: dict[str, Any], share: dict[str, int]) -> Any:
     """Begin to deploy; without a share the endpoint's traffic stays as it is (aiplatform_v1, DeployModelRequest)."""
-    with explained(f"deploy {newcomer['model']} to {endpoint}"):
-        return vertex.endpoints.deploy_model(endpoint=endpoint, deployed_model=newcomer, traffic_split=share)
+
+    def deployed() -> bool:
+        return newcomer["id"] in _ids(vertex, endpoint)
+
+    try:
+        return begin_once(
+            vertex,
+            f"deploy {newcomer['model']} to {endpoint}",
+            endpoint,
+            lambda: vertex.endpoints.deploy_model(endpoint=endpoint, deployed_model=newcomer, traffic_split=share),
+            deployed,
+        )
+    except VertexError as error:
+        if not isinstance(error.__cause__, exceptions.Conflict):  # ALREADY_EXISTS, over REST too
+            raise
+        wait_for_pending(vertex, endpoint)
+        if not deployed():  # the id is this run's own, so a call that was carried out late has deployed it
+            raise
+        return None
 
 
 def _ids(vertex: Vertex, endpoint: str) -> set[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from google.api_core import exceptions
 
 from components.earthengine.errors import VertexError
-from components.traffic import create_endpoint
+from components.traffic import create_endpoint, read_endpoint
 from components.trial import is_trial
-from components.vertex import READ_AGAIN, Vertex, explained
+from components.versions import MADE_BY, label_value, made_by
+from components.vertex import Vertex, explained
 
 # What a new endpoint may have for an id (aiplatform_v1, CreateEndpointRequest.endpoint_id).
 _ID = re.compile(r"[1-9][0-9]{0,8}|[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -21,13 +22,13 @@ _FOUND_BY = re.compile(r"[a-z0-9-]+|projects/[^/]+/locations/[^/]+/endpoints/[^/
 
 @dataclass(frozen=True)
 class FoundEndpoint:
-    """An endpoint's resource name, and whether this call made it."""
+    """An endpoint's resource name, and whether this run made it."""
 
     name: str
     created: bool
 
 
-def find_or_create_endpoint(vertex: Vertex, name: str) -> FoundEndpoint:
+def find_or_create_endpoint(vertex: Vertex, name: str, run: str = "") -> FoundEndpoint:
     """The endpoint with an id or display name, made where there is none.
 
     Its name says the project as the caller does: the service's own answers have the project's number, which no page
@@ -39,15 +40,18 @@ def find_or_create_endpoint(vertex: Vertex, name: str) -> FoundEndpoint:
     Args:
         vertex: where.
         name: an id, a display name, or a full resource name.
+        run: id of the pipeline job, which a new endpoint is labelled with.
 
     Raises:
         VertexError: several endpoints have the display name, or the endpoint cannot be made.
     """
     if found := find_endpoint(vertex, name):
-        return FoundEndpoint(found, created=False)
+        return FoundEndpoint(found, created=made_by(read_endpoint(vertex, found), run))
     check_new_id(name)
     resource = f"{vertex.parent}/endpoints/{name}"
-    return FoundEndpoint(resource, created=create_endpoint(vertex, resource, {"display_name": name}))
+    wanted = {"display_name": name, "labels": {MADE_BY: label_value(run)} if run else {}}
+    created = create_endpoint(vertex, resource, wanted) or made_by(read_endpoint(vertex, resource), run)
+    return FoundEndpoint(resource, created)
 
 
 def check_new_id(name: str) -> None:
@@ -87,7 +91,7 @@ def find_endpoint(vertex: Vertex, name: str) -> str | None:
     with explained(f"look up endpoint {name}"):
         if _FOUND_BY.fullmatch(name):
             try:
-                vertex.endpoints.get_endpoint(name=resource, retry=READ_AGAIN)
+                vertex.endpoints.get_endpoint(name=resource)
                 return resource
             except exceptions.NotFound:
                 pass

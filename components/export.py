@@ -37,24 +37,25 @@ def export_model(directory: Path, destination: Path, *, allow_pickle: bool = Fal
     Args:
         directory: holds model.yaml and the trained model.
         destination: the folder to make; not there if an error is raised.
-        allow_pickle: whether a whole pickled module may be loaded.
+        allow_pickle: whether the directory's own code may run (see `SourceModel`).
 
     Raises:
         ContractError: model.yaml is missing, wrong, or contradicts the model or the answers that its sample expects.
         ModelError: the model cannot be loaded or exported, its answers are not numbers, or the sample cannot be read.
+        DiskError: the disk is full, or may not be written.
     """
-    with whole_folder(destination):
-        contract, trials = _export_source(directory, destination, allow_pickle)
-        if fault := _fault(contract, frameworks.of(contract).load_exported, destination, trials):
+    with whole_folder(destination) as aside:
+        contract, trials = _export_source(directory, aside, allow_pickle)
+        if fault := _fault(contract, frameworks.of(contract).load_exported, aside, trials):
             raise ModelError(
                 f"the exported model {fault}; if the model is traced, make it scriptable; if it is merely imprecise, "
                 "raise tolerance in model.yaml"
             )
-        if (destination / ONNX_NAME).exists():
-            _keep_onnx_if_it_agrees(contract, destination, trials)
-        trials[0].save(destination)
-        (destination / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
-        (destination / DIGEST_NAME).write_text(source_digest(directory, contract), encoding="ascii")
+        if (aside / ONNX_NAME).exists():
+            _keep_onnx_if_it_agrees(contract, aside, trials)
+        trials[0].save(aside)
+        (aside / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+        (aside / DIGEST_NAME).write_text(source_digest(directory, contract), encoding="ascii")
     return contract
 
 

@@ -12,6 +12,7 @@ from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError, PipelineError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles
 from components.earthengine.tiles import pack
+from components.earthengine.untrusted.files import regular
 from components.sample import Sample, read_sample, sample_file
 from components.sample.made import made_sample
 from components.sample.npz import OUTPUT, Arrays, outputs_in, read_arrays
@@ -65,8 +66,9 @@ def golden_hash(folder: Path) -> str:
     """
     path = folder / FILE_NAME
     try:
+        regular(path)
         found = _sha256(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} holds no golden tiles ({error}); export the model again") from error
     try:
         written = (folder / HASH_NAME).read_text(encoding="ascii").strip()

@@ -16,7 +16,7 @@ import yaml
 from google.api_core import exceptions
 
 from components.earthengine.errors import JobError
-from components.vertex import READ_AGAIN, Vertex, explained
+from components.vertex import Vertex, explained
 
 # Between two looks at a job, in seconds: often while steps come and go, seldom while one takes its time.
 _SOONEST, _LATEST = 0.2, 10.0
@@ -85,7 +85,7 @@ def follow(vertex: Vertex, name: str) -> Iterator[Step]:
     pause = _SOONEST
     while True:
         with explained(f"look at {name}"):
-            job = vertex.pipelines.get_pipeline_job(name=name, retry=READ_AGAIN)
+            job = vertex.pipelines.get_pipeline_job(name=name)
         news = [step for step in _begun(job) if (step.name, step.state) not in seen]
         seen.update((step.name, step.state) for step in news)
         yield from news
@@ -108,7 +108,7 @@ def has_ended(vertex: Vertex, run: str) -> bool:
     """
     with explained(f"look at pipeline job {run}"):
         try:
-            job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}", retry=READ_AGAIN)
+            job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}")
         except (exceptions.NotFound, exceptions.BadRequest):  # or no id that a job can have
             return True
     return job.state.name.removeprefix("PIPELINE_STATE_") in {"SUCCEEDED", *_FAILED}
@@ -130,7 +130,7 @@ def fault(vertex: Vertex, run: str) -> str:
         VertexError: Vertex AI does not answer.
     """
     with explained(f"look at pipeline job {run}"):
-        job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}", retry=READ_AGAIN)
+        job = vertex.pipelines.get_pipeline_job(name=f"{vertex.parent}/pipelineJobs/{run}")
     failed = [task for task in job.job_detail.task_details if task.state.name == "FAILED"]
     return "; ".join(f"{task.task_name}: {task.error.message}" for task in failed if task.error.message)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from components.data import read_data, split
 from components.data.packaged import BANDS, CLASSES, SAMPLES
 from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
+from components.earthengine.errors import PipelineError
 from components.evaluation import evaluate
 from components.sample import SAMPLE_NAME
 from components.sample.npz import OUTPUT, Arrays
@@ -41,18 +43,21 @@ def train_land_cover(destination: Path, framework: Framework, *, seed: int = 0) 
 
     Returns:
         The share of the held-out samples that the network classifies rightly.
+
+    Raises:
+        DiskError: the disk is full, or may not be written.
     """
     contract = land_cover_contract(framework)
     train, held_out = split(read_data(contract, SAMPLES), HELD_OUT)
-    with whole_folder(destination):
-        trained = train_model(contract, train, destination, seed=seed)
+    with whole_folder(destination) as aside:
+        trained = train_model(contract, train, aside, seed=seed)
         contract = contract.model_copy(update={"model": trained.source})
-        (destination / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
-        save_scene(trained, destination)
-        answers = SourceModel(destination).predict(held_out.tiles)
+        (aside / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
+        save_scene(trained, aside)
+        answers = SourceModel(aside).predict(held_out.tiles)
         accuracy = evaluate(contract, held_out, answers, "").metrics["accuracy"]
         metrics = {"accuracy": accuracy, "held_out_samples": len(held_out.tiles)}
-        (destination / METRICS_NAME).write_text(json.dumps(metrics), encoding="utf-8")
+        (aside / METRICS_NAME).write_text(json.dumps(metrics), encoding="utf-8")
     return accuracy
 
 
@@ -103,7 +108,10 @@ def main() -> None:
     parser.add_argument("--framework", choices=get_args(Framework), default="pytorch")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    accuracy = train_land_cover(arguments.destination, arguments.framework, seed=arguments.seed)
+    try:
+        accuracy = train_land_cover(arguments.destination, arguments.framework, seed=arguments.seed)
+    except PipelineError as error:
+        sys.exit(f"error: {error}")
     print(f"trained {arguments.destination}: {accuracy:.1%} of the held-out samples right")  # noqa: T201
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, Literal
 
 import grpc
@@ -75,7 +74,7 @@ def check_archive(archive: Path) -> str:
 
 @dataclass(frozen=True)
 class _Server:
-    """Our server in a process of its own, which logs to a file."""
+    """Our server in a process of its own, which logs to a file in memory."""
 
     process: subprocess.Popen[bytes]
     log: IO[bytes]
@@ -147,7 +146,8 @@ def _serving(archive: Path) -> Iterator[_Server]:
     words += ["--host", _HOST, "--http-port", "0", "--grpc-port", "0"]
     # Its arguments say all; what Vertex AI has told this step is not meant for it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIP_")}
-    with TemporaryFile() as log, requests.Session() as session:
+    # In memory, so that a full disk silences no server.
+    with os.fdopen(os.memfd_create("log"), "w+b") as log, requests.Session() as session:
         session.trust_env = False  # no proxy leads to this machine itself
         try:
             with subprocess.Popen(  # noqa: S603

@@ -1,16 +1,17 @@
 """What a run writes down in Cloud Storage, so that its last step knows of it however the others ended.
 
 `STAGING/runs/RUN/deployment.json` before anything is deployed, `verifications/N.json` after each of these,
-`model.yaml` of what is verified, `fault.txt` where a step is refused, `gate.json` of a retrained model.
+`model.yaml` of what is verified, `fault.txt` where a step is refused, `gate.json` of a retrained model, `retired.json`
+before anything is retired. A step that is killed and run again writes the same once more, and nothing twice.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from components import storage
 from components.earthengine.errors import PipelineError
@@ -120,9 +121,8 @@ class Record:
         text = storage.read_text(f"{self.folder}/gate.json")
         return Decision.parse(text) if text else None
 
-    def add(self, verification: Verification) -> None:
-        """Write one more verification down."""
-        number = storage.count_files(f"{self.folder}/verifications")
+    def add(self, verification: Verification, number: int) -> None:
+        """Write a verification down: the first is number 0."""
         storage.write_text(f"{self.folder}/verifications/{number}.json", verification.dump())
 
     def verifications(self) -> list[Verification]:
@@ -132,3 +132,12 @@ class Record:
         numbers = range(storage.count_files(f"{self.folder}/verifications"))
         texts = (storage.read_text(f"{self.folder}/verifications/{number}.json") for number in numbers)
         return [Verification.parse(text) for text in texts if text]
+
+    def retire(self, kind: Literal["deployments", "versions"], names: Sequence[str]) -> list[str]:
+        """Write down what is about to be retired; that, with what a killed attempt of the step was about to retire."""
+        uri = f"{self.folder}/retired.json"
+        before: dict[str, list[str]] = json.loads(storage.read_text(uri) or "{}")
+        now = before | {kind: [*dict.fromkeys([*before.get(kind, []), *names])]}
+        if names:
+            storage.write_text(uri, json.dumps(now))
+        return now[kind]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
+from components.deadline import reserved
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import VerificationError
 from components.gate import Decision
@@ -16,7 +18,8 @@ from components.record import Deployment, Record
 from components.replay import ENOUGH
 from components.retention import previous, trusted_at
 from components.traffic import Split, change_traffic, given, read_endpoint, shares_at, taken
-from components.verify import keep, verify_endpoint
+from components.verification import Verification
+from components.verify import judge, verify_endpoint
 from components.versions import has_failed, versions_at
 from components.vertex import Vertex
 
@@ -56,14 +59,20 @@ def release_deployment(
         canary_percent=canary_percent, promotion_steps=promotion_steps, max_latency_seconds=max_latency_seconds
     )
     deployment, verifications = record.deployment(), record.verifications()
-    if deployment is None or not verifications or verifications[-1].fault:
+    if deployment is None or not verifications or verifications[0].fault:
         raise VerificationError(f"{record.folder} holds no verification that passed; nothing is released")
     decision = record.decision()
     model = deployment.deployed_model
     if deployment.share_before == 100:
         return f"deployed model {model} had all the traffic already; nothing is changed"
     share = deployment.share_before
-    while percent := next_share(share, canary_percent, promotion_steps):
+    if verifications[1:]:  # this step is tried again
+        share = verifications[-1].share
+        _settle(vertex, record, deployment, verifications[-1])
+    for number in count(len(verifications)):
+        percent = next_share(share, canary_percent, promotion_steps)
+        if percent is None:
+            break
         deployment, split = _give(vertex, record, deployment, share, percent, decision)
         share = split[model]
         log.warning("traffic: %s", split)
@@ -71,10 +80,21 @@ def release_deployment(
         verification, _ = verify_endpoint(
             vertex, deployment.endpoint, model, share, contract, golden, max_latency_seconds, at_most=ENOUGH
         )
+        with reserved():
+            try:
+                record.add(verification, number)
+            finally:
+                _settle(vertex, record, deployment, verification)
+    return f"deployed model {model} has all the traffic"
+
+
+def _settle(vertex: Vertex, record: Record, deployment: Deployment, verification: Verification) -> None:
+    """Take the traffic back from a model that has not passed, and write the verdict on its version."""
+    try:
         if verification.fault:  # at once, and not only when the run's last step has started
             take_back(vertex, record)
-        keep(vertex, record, deployment, verification)
-    return f"deployed model {model} has all the traffic"
+    finally:  # what the model has not passed is the reason, also where its traffic stays until that step
+        judge(vertex, deployment, verification)
 
 
 def take_back(vertex: Vertex, record: Record) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +118,8 @@ def replay(
 
     begin = time.perf_counter()
     with ThreadPoolExecutor(_PARALLEL) as pool:
-        once = list(pool.map(exchange, batches))
+        context = copy_context()  # holds the step's deadline
+        once = list(pool.map(lambda batch: context.copy().run(exchange, batch), batches))
     most_seconds = max(_AGAIN_SECONDS, (time.perf_counter() - begin) / 2)
     again: list[Exchange] = []
     while len(once) + len(again) < at_least and sum(one.seconds for one in again) < most_seconds:

@@ -23,6 +23,7 @@ from components.pages import templates
 from components.record import Record
 from components.verification import OutputFigures, Verification
 from components.vertex import Vertex
+from components.whole import write_text
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def write_report(
             page=vertex.page,
         )
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def write_call(contract: ModelContract | None, conclusion: Conclusion, path: Path) -> None:
@@ -179,7 +180,7 @@ def write_call(contract: ModelContract | None, conclusion: Conclusion, path: Pat
     if contract and (calls := _calls(contract, conclusion)):
         blocks = (f"```{language.lower()}\n{call}```\n" for language, call in calls.items())
         parts += [f"# Call {contract.name} from Earth Engine\n", *blocks]
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write_text(path, "\n".join(parts))
 
 
 def _verdict(conclusion: Conclusion) -> str:

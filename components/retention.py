@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from components import job
+from components.deadline import OPERATION_SECONDS
 from components.deploy import run_of
+from components.operations import carry_out
+from components.record import Record
 from components.releases import released, since
 from components.traffic import gone_is_no_fault, read_endpoint, undeploy
 from components.versions import SOURCE, is_trusted, list_versions, version_of, versions_at
-from components.vertex import Vertex, explained, model_id, wait
-
-_SECONDS = 1800
+from components.vertex import Vertex, model_id
 
 
 def previous(endpoint: Any, serving: str, trusted: Callable[[Any], bool]) -> list[Any]:
@@ -64,39 +65,55 @@ def trusted_at(vertex: Vertex, endpoint: Any) -> Callable[[Any], bool]:
     return lambda deployed: deployed.id in versions and is_trusted(versions[deployed.id])
 
 
-def retire_deployments(vertex: Vertex, name: str, serving: str, keep: int, run: str) -> list[str]:
-    """Take older models off an endpoint; returns their ids.
+def retire_deployments(vertex: Vertex, record: Record, name: str, serving: str, keep: int, run: str) -> list[str]:
+    """Take older models off an endpoint; returns their ids, with those that a killed attempt has taken off.
 
     Raises:
+        StorageError: the record cannot be written.
         VertexError: Vertex AI refuses.
     """
-    outdated = [each.id for each in outdated_deployments(vertex, read_endpoint(vertex, name), serving, keep, run)]
+    found = read_endpoint(vertex, name)
+    outdated = [each.id for each in outdated_deployments(vertex, found, serving, keep, run)]
+    stay = {each.id for each in found.deployed_models} - {*outdated}
+    going = record.retire("deployments", outdated)
     for each in outdated:
         undeploy(vertex, name, each)
-    return outdated
+    return [each for each in going if each not in stay]
 
 
-def retire_versions(vertex: Vertex, model: str, keep: int) -> list[str]:
-    """Delete older versions of a model `.../models/M@V` from the registry; returns their names as `M@V`.
+def retire_versions(vertex: Vertex, record: Record, model: str, keep: int) -> list[str]:
+    """Delete older versions of a model `.../models/M@V` from the registry.
 
     The version itself must be the default one, which the registry deletes only with the whole model.
 
+    Returns:
+        Their names as `M@V`, with those that a killed attempt has deleted.
+
     Raises:
+        StorageError: the record cannot be written.
         VertexError: the registry refuses.
     """
     name = model_id(model)
-    outdated = outdated_versions(list_versions(vertex, name), int(model.rsplit("@", 1)[-1]), keep)
-    deleted = []
+    versions = list_versions(vertex, name)
+    outdated = [each.version_id for each in outdated_versions(versions, int(model.rsplit("@", 1)[-1]), keep)]
+    stay = {each.version_id for each in versions} - {*outdated}
+    going = record.retire("versions", outdated)
     for version in outdated:
-        what = f"delete version {name}@{version.version_id}"
         with gone_is_no_fault():
-            with explained(what):
-                operation = vertex.models.delete_model_version(
-                    name=f"{vertex.parent}/models/{name}@{version.version_id}"
-                )
-            wait(operation, what, _SECONDS)
-            deleted.append(f"{name}@{version.version_id}")
-    return deleted
+            _delete_version(vertex, name, version)
+    return [f"{name}@{version}" for version in going if version not in stay]
+
+
+def _delete_version(vertex: Vertex, name: str, version: str) -> None:
+    parent = f"{vertex.parent}/models/{name}"
+    carry_out(
+        vertex,
+        f"delete version {name}@{version}",
+        parent,
+        lambda: vertex.models.delete_model_version(name=f"{parent}@{version}"),
+        lambda: version not in {each.version_id for each in list_versions(vertex, name)},
+        OPERATION_SECONDS,
+    )
 
 
 def _idle(endpoint: Any, serving: str) -> list[Any]:

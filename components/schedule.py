@@ -12,8 +12,9 @@ from yaml import YAMLError
 
 from components.cron import Cron
 from components.earthengine.errors import ScheduleError, VertexError
+from components.operations import carry_out
 from components.schedules import Schedule, all_schedules, find_schedule, pipeline_of, schedule_of
-from components.vertex import READ_AGAIN, Vertex, explained, wait
+from components.vertex import Vertex, explained
 
 # Vertex AI's own limit for a schedule's display name (reference of Schedule).
 _LONGEST_NAME = 128
@@ -148,7 +149,7 @@ def _put(vertex: Vertex, name: str, cron: str, job: Any, service_account: str | 
         _update(vertex, kept, cron, job, service_account)
     for each in others:
         _delete(vertex, each)
-    now = vertex.schedules.get_schedule(name=kept, retry=READ_AGAIN)
+    now = vertex.schedules.get_schedule(name=kept)
     return Put(schedule_of(vertex, now), kept == made, tuple(others))
 
 
@@ -204,7 +205,7 @@ def _turn(vertex: Vertex, name: str, state: str) -> bool:
             else:
                 vertex.schedules.resume_schedule({"name": found.name, "catch_up": False})
         except exceptions.BadRequest:
-            if vertex.schedules.get_schedule(name=found.name, retry=READ_AGAIN).state.name != state:
+            if vertex.schedules.get_schedule(name=found.name).state.name != state:
                 raise
             return False  # another was faster
     return True
@@ -212,9 +213,14 @@ def _turn(vertex: Vertex, name: str, state: str) -> bool:
 
 def _delete(vertex: Vertex, resource: str) -> None:
     try:
-        wait(vertex.schedules.delete_schedule(name=resource), f"delete {resource}", _DELETE_SECONDS)
-    except exceptions.NotFound:  # another was faster
-        return
+        carry_out(
+            vertex,
+            f"delete {resource}",
+            resource,
+            lambda: vertex.schedules.delete_schedule(name=resource),
+            lambda: resource not in {each.name for each in all_schedules(vertex)},
+            _DELETE_SECONDS,
+        )
     except VertexError as error:
-        if not isinstance(error.__cause__, exceptions.NotFound):
+        if not isinstance(error.__cause__, exceptions.NotFound):  # another was faster
             raise

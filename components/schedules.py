@@ -8,7 +8,7 @@ from typing import Any
 
 from components.cron import Cron
 from components.earthengine.errors import ScheduleError
-from components.vertex import READ_AGAIN, Vertex, explained
+from components.vertex import Vertex, explained
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_schedule(vertex: Vertex, name: str) -> Any:
 
 def all_schedules(vertex: Vertex) -> list[Any]:
     """The messages of all schedules. A filter by name would take * in it for anything."""
-    return list(vertex.schedules.list_schedules({"parent": vertex.parent}, retry=READ_AGAIN))
+    return list(vertex.schedules.list_schedules({"parent": vertex.parent}))
 
 
 def schedule_of(vertex: Vertex, found: Any) -> Schedule:
@@ -119,7 +119,7 @@ def _last_run(vertex: Vertex, found: Any, zone: tzinfo) -> Run:
         "page_size": 1,
         "read_mask": {"paths": ["name", "state"]},
     }
-    job = next(iter(vertex.pipelines.list_pipeline_jobs(request, retry=READ_AGAIN)), None)
+    job = next(iter(vertex.pipelines.list_pipeline_jobs(request)), None)
     due = answered.scheduled_run_time
     return Run(
         due.astimezone(zone) if due else None,

@@ -27,7 +27,7 @@ class SourceModel:
 
     Args:
         directory: holds model.yaml and what it names.
-        allow_pickle: whether a whole pickled module, which runs code when loaded, may be loaded.
+        allow_pickle: whether the directory's own code may run: a pickled module's, model.code.
 
     Raises:
         ContractError: there is no valid model.yaml.

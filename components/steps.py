@@ -25,11 +25,12 @@ def export(model: Input[Model], allow_pickle: bool, exported: Output[Model]) -> 
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
+    from components.deadline import within
     from components.export import export_model
-    from components.storage import fetch
+    from components.model_directory import fetch_model
 
-    with TemporaryDirectory() as folder:
-        contract = export_model(fetch(model.uri, Path(folder)), Path(exported.path), allow_pickle=allow_pickle)
+    with within("export"), TemporaryDirectory() as folder:
+        contract = export_model(fetch_model(model.uri, Path(folder)), Path(exported.path), allow_pickle=allow_pickle)
     exported.metadata.update(name=contract.name, framework=contract.framework)
 
 
@@ -89,6 +90,7 @@ def upload(
 ) -> None:
     from pathlib import Path
 
+    from components.deadline import within
     from components.record import Record
     from components.storage import staging_folder
     from components.upload import upload_model
@@ -96,9 +98,10 @@ def upload(
     from components.vertex import Vertex
 
     vertex, folder = Vertex(project, location), staging_folder(staging, model_uri)
-    model = upload_model(vertex, Path(archived.path), serving_image, folder)
-    if decision := Record.of(folder, run).decision():
-        label_version(vertex, model.name, decision.labels())
+    with within("upload"):
+        model = upload_model(vertex, Path(archived.path), serving_image, folder, run)
+        if decision := Record.of(folder, run).decision():
+            label_version(vertex, model.name, decision.labels())
     registered.uri = vertex.uri(model.name)
     registered.metadata.update(resourceName=model.name, created=model.created)
     print(f"{model.name}: {'registered' if model.created else 'was registered already, nothing is uploaded'}")  # noqa: T201
@@ -106,13 +109,20 @@ def upload(
 
 @dsl.component(base_image=VERTEX_IMAGE, install_kfp_package=False)
 def create_endpoint(
-    registered: Input[VertexModel], project: str, location: str, endpoint: str, found: Output[VertexEndpoint]
+    registered: Input[VertexModel],
+    project: str,
+    location: str,
+    run: str,
+    endpoint: str,
+    found: Output[VertexEndpoint],
 ) -> None:
+    from components.deadline import within
     from components.endpoint import find_or_create_endpoint
     from components.vertex import Vertex, model_id
 
     vertex = Vertex(project, location)
-    made = find_or_create_endpoint(vertex, endpoint or model_id(registered.metadata["resourceName"]))
+    with within("create_endpoint"):
+        made = find_or_create_endpoint(vertex, endpoint or model_id(registered.metadata["resourceName"]), run)
     found.uri = vertex.uri(made.name)
     found.metadata.update(resourceName=made.name, created=made.created)
     print(f"{made.name}: {'created' if made.created else 'was there already'}")  # noqa: T201
@@ -131,6 +141,7 @@ def deploy(
     min_replicas: int,
     max_replicas: int,
 ) -> str:
+    from components.deadline import within
     from components.deploy import deploy_model
     from components.record import Record
     from components.storage import staging_folder
@@ -138,7 +149,7 @@ def deploy(
 
     record = Record.of(staging_folder(staging, model_uri), run)
     found = [artifact.metadata for artifact in (registered, endpoint)]
-    with record.telling("deploy"):
+    with record.telling("deploy"), within("deploy"):
         return deploy_model(
             Vertex(project, location),
             endpoint.metadata["resourceName"],
@@ -165,13 +176,14 @@ def verify(
 ) -> str:
     from pathlib import Path
 
+    from components.deadline import within
     from components.record import Record
     from components.storage import staging_folder
     from components.verify import verify_run
     from components.vertex import Vertex
 
     record = Record.of(staging_folder(staging, model_uri), run)
-    with record.telling("verify"):
+    with record.telling("verify"), within("verify"):
         verification = verify_run(
             Vertex(project, location),
             record,
@@ -199,13 +211,14 @@ def release(
 ) -> str:
     from pathlib import Path
 
+    from components.deadline import within
     from components.record import Record
     from components.release import release_deployment
     from components.storage import staging_folder
     from components.vertex import Vertex
 
     record = Record.of(staging_folder(staging, model_uri), run)
-    with record.telling("release"):
+    with record.telling("release"), within("release"):
         return release_deployment(
             Vertex(project, location),
             record,
@@ -233,6 +246,7 @@ def conclude(
     from pathlib import Path
 
     from components.conclude import conclude_run, why
+    from components.deadline import reserved, within
     from components.record import Record
     from components.report import declared, write_call, write_report
     from components.storage import staging_folder
@@ -240,16 +254,18 @@ def conclude(
 
     vertex = Vertex(project, location)
     record = Record.of(staging_folder(staging, model_uri), run)
-    conclusion = conclude_run(
-        vertex,
-        record,
-        fault="" if status.state == "SUCCEEDED" else why(vertex, record, run, status.error_message),
-        keep_previous=keep_previous,
-        keep_versions=keep_versions,
-    )
-    for key, value in conclusion.metrics().items():
-        metrics.log_metric(key, value)
-    contract = declared(record, model_uri)
-    write_report(vertex, contract, conclusion, Path(report.path), record.decision())
-    write_call(contract, conclusion, Path(earth_engine_call.path))
+    with within("conclude"):
+        conclusion = conclude_run(
+            vertex,
+            record,
+            fault="" if status.state == "SUCCEEDED" else why(vertex, record, run, status.error_message),
+            keep_previous=keep_previous,
+            keep_versions=keep_versions,
+        )
+        for key, value in conclusion.metrics().items():
+            metrics.log_metric(key, value)
+        with reserved():
+            contract = declared(record, model_uri)
+            write_report(vertex, contract, conclusion, Path(report.path), record.decision())
+            write_call(contract, conclusion, Path(earth_engine_call.path))
     return conclusion.sentence

@@ -9,19 +9,18 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from google.api_core import exceptions
 
+from components.deadline import DEPLOY_SECONDS, OPERATION_SECONDS
 from components.earthengine.errors import VertexError
-from components.vertex import READ_AGAIN, Vertex, explained, wait, wait_until_ended
+from components.operations import carry_out, wait_for_pending
+from components.vertex import Vertex, explained
 
 Split = dict[str, int]
 
-# Vertex AI gives up a deployment after two hours at most (container requirements page); taking a model off takes less.
-DEPLOY_SECONDS = 7200
-_CREATE_SECONDS = 1800
 # Of changes that someone else was faster with; each waits for a little longer than the one before, 10 s in all.
 _ATTEMPTS = 40
 
@@ -115,10 +114,13 @@ def change_endpoint(vertex: Vertex, endpoint: str, change: Callable[[Any], dict[
     Raises:
         VertexError: Vertex AI refuses, or others change it all the time.
     """
+    sent: dict[str, Any] = {}
     for attempt in range(_ATTEMPTS):
         found = read_endpoint(vertex, endpoint)
         as_it_stands = {"traffic_split": shares_at(found), "labels": dict(found.labels)}
-        wanted = {name: value for name, value in change(found).items() if value != as_it_stands[name]}
+        if sent and all(as_it_stands[name] == value for name, value in sent.items()):
+            return found  # the change was made and its answer lost: the call that was sent again met its own etag
+        sent = wanted = {name: value for name, value in change(found).items() if value != as_it_stands[name]}
         if not wanted:
             return found
         with explained(f"give {endpoint} {', '.join(f'{name} {value}' for name, value in wanted.items())}"):
@@ -127,7 +129,7 @@ def change_endpoint(vertex: Vertex, endpoint: str, change: Callable[[Any], dict[
                     endpoint={"name": endpoint, "etag": found.etag, **wanted}, update_mask={"paths": list(wanted)}
                 )
             # ABORTED: changed since it was read (https://google.aip.dev/154). With an etag nothing is changed twice.
-            except (exceptions.Conflict, exceptions.ServiceUnavailable):
+            except exceptions.Conflict:
                 time.sleep(random.uniform(0, 0.025 * (attempt + 1)))  # noqa: S311
     raise VertexError(f"{endpoint} was changed by others {_ATTEMPTS} times while it was to be changed; run again")
 
@@ -143,13 +145,17 @@ def create_endpoint(vertex: Vertex, name: str, wanted: dict[str, Any]) -> bool:
     Raises:
         VertexError: Vertex AI refuses.
     """
-    what = f"create endpoint {name}"
     try:
-        with explained(what):
-            operation = vertex.endpoints.create_endpoint(
+        carry_out(
+            vertex,
+            f"create endpoint {name}",
+            name,
+            lambda: vertex.endpoints.create_endpoint(
                 parent=vertex.parent, endpoint=wanted, endpoint_id=name.rsplit("/", 1)[-1]
-            )
-        wait(operation, what, _CREATE_SECONDS)
+            ),
+            lambda: is_there(vertex, name),
+            OPERATION_SECONDS,
+        )
     except VertexError as error:
         if not isinstance(error.__cause__, exceptions.Conflict):  # ALREADY_EXISTS, over REST too
             raise
@@ -160,11 +166,15 @@ def create_endpoint(vertex: Vertex, name: str, wanted: dict[str, Any]) -> bool:
 
 def undeploy(vertex: Vertex, endpoint: str, deployed_model: str) -> None:
     """Take a model without traffic off an endpoint; one that is gone already is no fault."""
-    what = f"undeploy {deployed_model} from {endpoint}"
     with gone_is_no_fault():
-        with explained(what):
-            operation = vertex.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=deployed_model)
-        wait(operation, what, DEPLOY_SECONDS)
+        carry_out(
+            vertex,
+            f"undeploy {deployed_model} from {endpoint}",
+            endpoint,
+            lambda: vertex.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id=deployed_model),
+            lambda: deployed_model not in {each.id for each in read_endpoint(vertex, endpoint).deployed_models},
+            DEPLOY_SECONDS,
+        )
 
 
 @contextmanager
@@ -177,26 +187,17 @@ def gone_is_no_fault() -> Iterator[None]:
             raise
 
 
-def wait_for_pending(vertex: Vertex, endpoint: str) -> None:
-    """Wait for the operations on an endpoint that go on, whoever began them; there may be no such endpoint yet.
-
-    Raises:
-        VertexError: one did not end in time.
-    """
-    pending: list[str] = []
-    with explained(f"list the operations of {endpoint}"), suppress(exceptions.NotFound):
-        request = {"name": endpoint}
-        while True:
-            page = vertex.endpoints.list_operations(request, retry=READ_AGAIN)
-            pending += [operation.name for operation in page.operations if not operation.done]
-            if not page.next_page_token:
-                break
-            request["page_token"] = page.next_page_token
-    for operation in pending:
-        wait_until_ended(vertex, operation, DEPLOY_SECONDS)
+def is_there(vertex: Vertex, endpoint: str) -> bool:
+    """Whether there is an endpoint of a resource name."""
+    with explained(f"look up endpoint {endpoint}"):
+        try:
+            vertex.endpoints.get_endpoint(name=endpoint)
+        except exceptions.NotFound:
+            return False
+    return True
 
 
 def read_endpoint(vertex: Vertex, endpoint: str) -> Any:
     """An endpoint as it stands: deployed models, traffic split, etag."""
     with explained(f"look up endpoint {endpoint}"):
-        return vertex.endpoints.get_endpoint(name=endpoint, retry=READ_AGAIN)
+        return vertex.endpoints.get_endpoint(name=endpoint)

@@ -111,6 +111,8 @@ def _train_pytorch(pixels: _Pixels, folder: Path, seed: int) -> Trained:
     import torch
     from torch import nn
 
+    from components.frameworks.torchscript import save_torchscript
+
     torch.manual_seed(seed)
     count = pixels.bands.shape[1]
     standardise = _affine(1 / pixels.spread, -pixels.mean / pixels.spread)
@@ -137,7 +139,7 @@ def _train_pytorch(pixels: _Pixels, folder: Path, seed: int) -> Trained:
             loss(answer, wanted).backward()
             optimiser.step()
     model = nn.Sequential(layers.cpu(), ending).eval()
-    torch.jit.script(model).save(str(folder / "model.pt"))
+    save_torchscript(torch.jit.script(model), folder / "model.pt")
 
     def predict(bands: NDArray[np.float32]) -> NDArray[Any]:
         with torch.inference_mode():

@@ -23,18 +23,20 @@ def train(
     from typing import cast
 
     from components.challenger import train_challenger
+    from components.deadline import within
     from components.earthengine.contract import Framework
 
-    told = train_challenger(
-        cast(Framework, framework),
-        contract_uri,
-        data,
-        held_out,
-        held_out_share,
-        seed,
-        Path(trained.path),
-        Path(judged_by.path),
-    )
+    with within("train"):
+        told = train_challenger(
+            cast(Framework, framework),
+            contract_uri,
+            data,
+            held_out,
+            held_out_share,
+            seed,
+            Path(trained.path),
+            Path(judged_by.path),
+        )
     print(told)  # noqa: T201 -- the step's log
     return str(trained.uri)
 
@@ -52,10 +54,13 @@ def evaluate(
     from pathlib import Path
 
     from components.contest import evaluate_both
+    from components.deadline import within
     from components.vertex import Vertex
+    from components.whole import write_text
 
-    contest = evaluate_both(Vertex(project, location), Path(trained.path), Path(judged_by.path), endpoint)
-    Path(evaluated.path).write_text(contest.dump(), encoding="utf-8")
+    with within("evaluate"):
+        contest = evaluate_both(Vertex(project, location), Path(trained.path), Path(judged_by.path), endpoint)
+    write_text(Path(evaluated.path), contest.dump())
     if contest.challenger.labels:
         rows = [list(row[:-1]) for row in contest.challenger.confusion]
         confusion.log_confusion_matrix(list(contest.challenger.labels), rows)
@@ -75,13 +80,15 @@ def gate(
     from pathlib import Path
 
     from components.contest import Contest
+    from components.deadline import within
     from components.gate import decide
     from components.pages import write_decision
     from components.record import Record
 
     contest = Contest.parse(Path(evaluated.path).read_text(encoding="utf-8"))
     decided = decide(contest, margin)
-    Record.of(staging, run).keep_decision(decided)
+    with within("gate"):
+        Record.of(staging, run).keep_decision(decided)
     for artifact, evaluation in ((challenger, contest.challenger), (champion, contest.champion)):
         for name, value in evaluation.finite().items() if evaluation else ():
             artifact.log_metric(name, value)

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import job
+from components.deadline import OPERATION_SECONDS
+from components.operations import carry_out, wait_for_pending
 from components.traffic import (
     change_traffic,
     create_endpoint,
     gone_is_no_fault,
+    is_there,
     read_endpoint,
     undeploy,
-    wait_for_pending,
 )
-from components.vertex import Vertex, explained, wait
+from components.vertex import Vertex, explained
 
-_SECONDS = 1800
 _LABEL = "trial_of"  # of an endpoint: the id of the one that its model is to serve at
 
 
@@ -65,14 +66,18 @@ def remove_trial(vertex: Vertex, trial: str) -> None:
         VertexError: Vertex AI refuses.
     """
     wait_for_pending(vertex, trial)  # what a killed run began goes on
-    what = f"delete trial endpoint {trial}"
     with gone_is_no_fault():
         change_traffic(vertex, trial, lambda _: {})
         for model in read_endpoint(vertex, trial).deployed_models:
             undeploy(vertex, trial, model.id)
-        with explained(what):
-            operation = vertex.endpoints.delete_endpoint(name=trial)
-        wait(operation, what, _SECONDS)
+        carry_out(
+            vertex,
+            f"delete trial endpoint {trial}",
+            trial,
+            lambda: vertex.endpoints.delete_endpoint(name=trial),
+            lambda: not is_there(vertex, trial),
+            OPERATION_SECONDS,
+        )
 
 
 def leftover_trials(vertex: Vertex, endpoint: str) -> list[str]:

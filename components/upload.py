@@ -12,19 +12,19 @@ from google.api_core import exceptions
 
 from components import images, storage
 from components.check import check_platform
+from components.deadline import OPERATION_SECONDS
 from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError, VertexError
 from components.golden import golden_hash
-from components.versions import GOLDEN, SOURCE, list_versions
-from components.vertex import Vertex, explained, wait
-
-_SECONDS = 1800
+from components.operations import carry_out, wait_for_pending
+from components.versions import GOLDEN, MADE_BY, SOURCE, label_value, list_versions, made_by
+from components.vertex import Vertex
 
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version in the registry: `projects/P/locations/R/models/M@V`, and whether this call made it.
+    """A version in the registry: `projects/P/locations/R/models/M@V`, and whether this run made it.
 
     P is as the caller says it; the service's own answers have the project's number.
     """
@@ -33,7 +33,7 @@ class RegisteredModel:
     created: bool
 
 
-def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> RegisteredModel:
+def upload_model(vertex: Vertex, archive: Path, image: str, staging: str, run: str = "") -> RegisteredModel:
     """Register an archive as a model, or as a new version of the model of that name.
 
     The files go to `STAGING/NAME/DIGEST/`; those that lie there already are not sent again, and a
@@ -44,11 +44,12 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         archive: folder with what the image serves, and model.yaml.
         image: URI of the serving image.
         staging: folder in Cloud Storage, `gs://bucket/folder`.
+        run: id of the pipeline job, which the version is labelled with.
 
     Raises:
         ContractError, ImageError: the archive has no contract, or the platform cannot carry it.
         ModelError: the archive is not one of this project's.
-        StorageError: the bucket does not exist or cannot be written.
+        StorageError: the bucket does not exist or cannot be written, or the files do not lie there as they were sent.
         VertexError: the registry refuses the model.
     """
     contract = ModelContract.read(archive)
@@ -56,17 +57,19 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
     digest = _digest(archive, image)
     storage.split(staging)
     parent = f"{vertex.parent}/models/{contract.name}"
+    wait_for_pending(vertex, parent)  # an upload goes on when the step that began it is killed
     versions = list_versions(vertex, contract.name)
     if same := same_version(versions, digest):
-        return RegisteredModel(f"{parent}@{same}", created=False)
+        created = any(made_by(version, run) for version in versions if version.version_id == same)
+        return RegisteredModel(f"{parent}@{same}", created)
     uri = artifact_folder(staging, contract.name, digest)
-    storage.stage(archive, uri)
+    storage.check_staged(storage.stage(archive, uri))
     kind = images.of(image)
     model = {
         "display_name": contract.name,
         "description": f"{contract.framework}, {contract.payload_format}; model.yaml lies in its artifact folder",
         "artifact_uri": uri,
-        "labels": {SOURCE: digest, GOLDEN: golden_hash(archive)[:63]},
+        "labels": {SOURCE: digest, GOLDEN: golden_hash(archive)[:63], **({MADE_BY: label_value(run)} if run else {})},
         "container_spec": {
             "image_uri": image,
             "ports": [{"container_port": kind.http_port}],
@@ -81,17 +84,25 @@ def upload_model(vertex: Vertex, archive: Path, image: str, staging: str) -> Reg
         request["parent_model"] = parent
     else:
         request["model_id"] = contract.name
-    what = f"upload model {contract.name}"
+
+    def registered() -> str | None:
+        return same_version(list_versions(vertex, contract.name), digest)
+
     try:
-        with explained(what):
-            operation = vertex.models.upload_model(request)
-        result = wait(operation, what, _SECONDS)
+        result = carry_out(
+            vertex,
+            f"upload model {contract.name}",
+            parent,
+            lambda: vertex.models.upload_model(request),
+            lambda: registered() is not None,
+            OPERATION_SECONDS,
+        )
     except VertexError as error:
         made_meanwhile = isinstance(error.__cause__, exceptions.Conflict)  # ALREADY_EXISTS, over REST too
         if versions or not made_meanwhile or not list_versions(vertex, contract.name):
             raise
-        return upload_model(vertex, archive, image, staging)
-    return RegisteredModel(f"{parent}@{result.model_version_id}", created=True)
+        return upload_model(vertex, archive, image, staging, run)
+    return RegisteredModel(f"{parent}@{result.model_version_id if result else registered()}", created=True)
 
 
 def same_version(versions: list[Any], digest: str) -> str | None:

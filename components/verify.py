@@ -17,6 +17,7 @@ from components.replay import NobodyAnsweredError, Replay, percentile_ms, replay
 from components.verification import Check, Verification, checks_of, figures_of, latency_check, pictures_of
 from components.versions import VERIFIED, VERIFIED_BY, label_version
 from components.vertex import Vertex
+from components.whole import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +48,21 @@ def verify_run(
     verification, replayed = verify_endpoint(
         vertex, endpoint, deployment.deployed_model, share, contract, golden, max_latency_seconds
     )
-    pictures.mkdir(parents=True, exist_ok=True)
-    if replayed and golden.scene and not verification.fault:
-        save_pictures(contract, golden.tiles, replayed.answers[0], golden.scene, pictures)
-    keep(vertex, record, deployment, verification)
+    with whole_folder(pictures) as aside:
+        if replayed and golden.scene and not verification.fault:
+            save_pictures(contract, golden.tiles, replayed.answers[0], golden.scene, aside)
+    record.add(verification, 0)
+    judge(vertex, deployment, verification)
     return verification
 
 
-def keep(vertex: Vertex, record: Record, deployment: Deployment, verification: Verification) -> None:
-    """Write a verification down, in the run's record and, where it says something of the model, on the version.
+def judge(vertex: Vertex, deployment: Deployment, verification: Verification) -> None:
+    """Write on the version what a verification says of it, where it says something.
 
     Raises:
         VerificationError: it did not pass.
         VertexError: it passed and the version cannot be labelled.
     """
-    record.add(verification)
     if verification.conclusive:
         verdict = "failed" if verification.fault else "passed"
         labels = {VERIFIED: f"{verdict}-{verification.moment}", VERIFIED_BY: deployment.run}

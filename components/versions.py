@@ -10,7 +10,7 @@ from typing import Any
 
 from google.api_core import exceptions
 
-from components.vertex import READ_AGAIN, Vertex, explained, model_id
+from components.vertex import Vertex, explained, model_id
 
 SOURCE = "source-sha256"
 """Label: the digest of the trained model and its serving image."""
@@ -20,6 +20,9 @@ VERIFIED = "verified"
 """Label: the last verification, `passed-TIME` or `failed-TIME`."""
 VERIFIED_BY = "verified-by"
 """Label: the run that did it."""
+
+MADE_BY = "made-by"
+"""Label, of versions and of endpoints: the run that made it, which a step that is run again knows it by."""
 
 DEFAULT = "default"
 """Alias of the version that is meant where none is named."""
@@ -46,7 +49,7 @@ def list_versions(vertex: Vertex, name: str) -> list[Any]:
     """
     with explained(f"list the versions of model {name}"):
         try:
-            found = list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/{name}", retry=READ_AGAIN))
+            found = list(vertex.models.list_model_versions(name=f"{vertex.parent}/models/{name}"))
         except exceptions.NotFound:
             return []
     return sorted(found, key=lambda version: int(version.version_id), reverse=True)
@@ -76,11 +79,21 @@ def label_version(vertex: Vertex, model: str, labels: dict[str, str]) -> None:
         VertexError: the registry refuses.
     """
     with explained(f"label {model}"):
-        version = vertex.models.get_model(name=model, retry=READ_AGAIN)
-        values = {key: _NOT_ALLOWED.sub("-", value.lower())[:_LONGEST] for key, value in labels.items()}
+        version = vertex.models.get_model(name=model)
+        values = {key: label_value(value) for key, value in labels.items()}
         vertex.models.update_model(
             model={"name": model, "labels": {**version.labels, **values}}, update_mask={"paths": ["labels"]}
         )
+
+
+def label_value(text: str) -> str:
+    """A text as the value of a label can hold it."""
+    return _NOT_ALLOWED.sub("-", text.lower())[:_LONGEST]
+
+
+def made_by(resource: Any, run: str) -> bool:
+    """Whether a run has made a version or an endpoint; "" is no run."""
+    return bool(run) and resource.labels.get(MADE_BY) == label_value(run)
 
 
 def make_default(vertex: Vertex, model: str) -> None:
@@ -90,7 +103,7 @@ def make_default(vertex: Vertex, model: str) -> None:
         VertexError: the registry refuses.
     """
     with explained(f"make {model} the default version"):
-        if DEFAULT not in vertex.models.get_model(name=model, retry=READ_AGAIN).version_aliases:
+        if DEFAULT not in vertex.models.get_model(name=model).version_aliases:
             vertex.models.merge_version_aliases(name=model, version_aliases=[DEFAULT])
 
 

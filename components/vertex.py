@@ -1,4 +1,4 @@
-"""The one seam to Google Cloud: clients, emulator hosts, credentials, waiting, and what went wrong.
+"""The one seam to Google Cloud: clients, emulator hosts, credentials, and what went wrong.
 
 `VERTEX_EMULATOR_HOST` (host:port) points every client here at a local Vertex AI, as
 `STORAGE_EMULATOR_HOST` does google-cloud-storage; nothing else in the project knows of either.
@@ -9,20 +9,33 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from google.api_core import exceptions, retry
-from google.api_core.future import polling
+from google.api_core import exceptions
 from google.auth import default as default_credentials
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.resumable_media import DataCorruption
 
+from components.calls import (
+    ATTEMPT_SECONDS,
+    PASSING,
+    Again,
+    AnswerError,
+    Calls,
+    GivenUpError,
+    LostAnswerError,
+    NoTimeLeftError,
+    attempt_seconds,
+    described,
+    is_passing_prediction,
+    status_of,
+)
 from components.earthengine.errors import PayloadError, PipelineError, StorageError, VertexError
 from components.lazy import import_by_submodule
 
@@ -36,21 +49,28 @@ if TYPE_CHECKING:
 
 EMULATOR = "VERTEX_EMULATOR_HOST"
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
-# Vertex AI's own limit for a request to a shared endpoint is 60 s (endpoint types page).
-_REQUEST_SECONDS = 60
 _LATE = (
-    f"has not answered within {_REQUEST_SECONDS} s, which is a shared endpoint's limit; declare a smaller tile in "
+    f"has not answered within {ATTEMPT_SECONDS:g} s, which is a shared endpoint's limit; declare a smaller tile in "
     "model.yaml or choose a faster machine_type"
 )
-# For calls that only read.
-READ_AGAIN = retry.Retry(initial=0.5, maximum=8, timeout=60)
-# As long as `Vertex.session` sends a prediction again.
-_PREDICT_AGAIN = retry.Retry(
-    retry.if_exception_type(exceptions.ServiceUnavailable, exceptions.TooManyRequests),
-    initial=0.5,
-    maximum=8,
-    timeout=15,
-)
+_UNREACHED = "; see whether the service can be reached, and run again"
+# A model that answers nothing else for this long is not one to release; a verification sends many requests.
+_PREDICT_AGAIN = Again(is_passing_prediction, 15, "predict")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an endpoint answered.
+
+    Attributes:
+        body: of the answer.
+        seconds: of the attempt that was answered, without those before it and the pauses between them.
+        deployed_model: the id of the model that gave it; empty where that is not told.
+    """
+
+    body: bytes
+    seconds: float
+    deployed_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,70 +148,51 @@ class Vertex:
     def session(self) -> AuthorizedSession:
         """HTTP with credentials, for requests whose bytes matter."""
         from google.auth.transport.requests import AuthorizedSession
-        from requests.adapters import HTTPAdapter
-        from urllib3.exceptions import ReadTimeoutError
-        from urllib3.util import Retry
 
-        class Again(Retry):
-            """Does not wait again for a model that is too slow."""
+        return AuthorizedSession(credentials())
 
-            def increment(self, *args: Any, **keys: Any) -> Self:
-                if isinstance(error := keys.get("error"), ReadTimeoutError):
-                    raise error
-                return super().increment(*args, **keys)
-
-        session = AuthorizedSession(credentials())
-        # A prediction changes nothing, so it may be sent again.
-        again = Again(
-            5, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), allowed_methods=None, raise_on_status=False
-        )
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=again))
-        return session
-
-    def predict(self, endpoint: str, body: bytes) -> tuple[bytes, str]:
+    def predict(self, endpoint: str, body: bytes) -> Prediction:
         """POST a body to an endpoint's `:predict`, as Earth Engine does.
-
-        Returns:
-            The answer's body, and the id of the deployed model that gave it.
 
         Raises:
             VertexError: the endpoint cannot be reached, does not answer in time, or not with 200.
+            PayloadError: the answer does not say which model gave it.
         """
         import orjson
         import requests
 
         url = f"{self.uri(endpoint)}:predict"
-        try:
-            answer = self.session.post(
-                url, data=body, headers={"Content-Type": "application/json"}, timeout=_REQUEST_SECONDS
+
+        def post() -> requests.Response:
+            answer: requests.Response = self.session.post(
+                url, data=body, headers={"Content-Type": "application/json"}, timeout=attempt_seconds()
             )
-        except requests.ReadTimeout as error:
-            raise VertexError(f"{url} {_LATE}") from error
-        except (requests.RequestException, GoogleAuthError) as error:
-            raise VertexError(f"{url} cannot be reached: {error}; see whether the endpoint still exists") from error
+            if answer.status_code in PASSING:
+                raise AnswerError(answer.status_code, answer.text)
+            return answer
+
+        attempt = _Timed(_PREDICT_AGAIN)
+        with explained(f"send a golden tile to {url}"), _not_late(url), _told(url):
+            answer = attempt(post)()
         if answer.status_code != requests.codes.ok:
             raise VertexError(f"{url} answers {answer.status_code} to a golden tile: {answer.text[:2000]}")
         try:
-            return answer.content, str(orjson.loads(answer.content)["deployedModelId"])
+            deployed_model = str(orjson.loads(answer.content)["deployedModelId"])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise PayloadError(f"{url} answers without a deployedModelId: {answer.text[:200]}") from error
+        return Prediction(answer.content, attempt.seconds, deployed_model)
 
-    def direct_raw_predict(self, endpoint: str, method: str, body: bytes) -> bytes:
+    def direct_raw_predict(self, endpoint: str, method: str, body: bytes) -> Prediction:
         """Send a serialized gRPC request to the model behind an endpoint, as Earth Engine does (INFERRED).
 
         Raises:
             VertexError: the endpoint refuses it, or does not answer in time.
         """
-        import requests
-
         request = {"endpoint": endpoint, "method_name": method, "input": body}
-        with explained(f"send {method} to {endpoint}"):
-            try:
-                answer = self.predictions.direct_raw_predict(request, retry=_PREDICT_AGAIN, timeout=_REQUEST_SECONDS)
-            except requests.ReadTimeout as error:
-                raise VertexError(f"{endpoint} {_LATE}") from error
-        return bytes(answer.output)
+        attempt = _Timed(_PREDICT_AGAIN)
+        with explained(f"send {method} to {endpoint}"), _not_late(endpoint):
+            answer = self.predictions.direct_raw_predict(request, retry=attempt)
+        return Prediction(bytes(answer.output), attempt.seconds)
 
     def pipeline_job(
         self, name: str, template: Path, parameters: dict[str, Any], pipeline_root: str
@@ -218,7 +219,24 @@ class Vertex:
         )
 
     def _client(self, kind: Any) -> Any:
-        return kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host})
+        return Calls(kind(credentials=credentials(), transport="rest", client_options={"api_endpoint": self.host}))
+
+
+@dataclass
+class _Timed:
+    """Repeats calls, and tells the seconds that the last attempt took."""
+
+    again: Again
+    seconds: float = 0.0
+
+    def __call__(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            begin = time.perf_counter()
+            answer = call(*arguments, **keywords)
+            self.seconds = time.perf_counter() - begin
+            return answer
+
+        return self.again(timed)
 
 
 def model_id(name: str) -> str:
@@ -269,35 +287,6 @@ def _storage_client(emulator: str | None) -> storage.Client:
         ) from error
 
 
-def wait(operation: Any, what: str, seconds: float) -> Any:
-    """The result of a long-running operation, polled often at first and ever less so.
-
-    Raises:
-        VertexError: it failed, or did not end in time.
-    """
-    often_at_first = polling.DEFAULT_POLLING.with_delay(initial=0.1, multiplier=1.2, maximum=10)
-    with explained(what):
-        return operation.result(polling=often_at_first.with_timeout(seconds))
-
-
-def wait_until_ended(vertex: Vertex, operation: str, seconds: float) -> None:
-    """Wait for an operation that an earlier process began, however it ends.
-
-    Raises:
-        VertexError: it did not end in time.
-    """
-    deadline = time.monotonic() + seconds
-    pause = 0.1
-    with explained(f"look at {operation}"):
-        while not vertex.endpoints.get_operation({"name": operation}, retry=READ_AGAIN).done:
-            if time.monotonic() > deadline:
-                raise VertexError(
-                    f"{operation} has not ended within {seconds:g} s; look at the endpoint in the console"
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.2, 10)
-
-
 @contextmanager
 def explained(what: str, error_type: type[PipelineError] = VertexError) -> Iterator[None]:
     """Turn what Google Cloud's clients raise in the block into one of our errors.
@@ -308,20 +297,46 @@ def explained(what: str, error_type: type[PipelineError] = VertexError) -> Itera
     """
     try:
         yield
-    except (exceptions.RetryError, TimeoutError) as error:
-        raise error_type(f"could not {what}: not done in time ({error}); see its state in the console") from error
+    except NoTimeLeftError as error:
+        raise error_type(f"could not {what}: {error}; see in its log what took so long, and run again") from error
+    except LostAnswerError as error:
+        raise error_type(f"could not {what}: {error}; see whether it was done before you run again") from error
+    except GivenUpError as error:
+        raise error_type(f"could not {what}: {error}{_way_out(error.last) or _UNREACHED}") from error
     except exceptions.GoogleAPICallError as error:
-        status = error.grpc_status_code.name if error.grpc_status_code else error.code
-        raise error_type(f"could not {what}: {status}: {error.message}{_way_out(error)}") from error
+        raise error_type(f"could not {what}: {described(error)}{_way_out(error)}") from error
     except (exceptions.GoogleAPIError, GoogleAuthError, DataCorruption, OSError) as error:
-        raise error_type(f"could not {what}: {error}; see whether the service can be reached") from error
+        raise error_type(f"could not {what}: {error}{_UNREACHED}") from error
 
 
-def _way_out(error: exceptions.GoogleAPICallError) -> str:
-    match error:
-        case exceptions.PermissionDenied() | exceptions.Forbidden() | exceptions.Unauthorized():
+@contextmanager
+def _not_late(address: str) -> Iterator[None]:
+    """Say of a model that is too slow, which alone is not asked again, what can be done."""
+    try:
+        yield
+    except LostAnswerError as error:
+        raise VertexError(f"{address} {_LATE}") from error
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Say what an endpoint answered, where it is asked no more and the model itself may have said why."""
+    try:
+        yield
+    except GivenUpError as error:
+        if not isinstance(error.last, AnswerError):
+            raise
+        status, text = error.last.status, error.last.text[:2000]
+        raise VertexError(
+            f"{url} answers {status} to a golden tile after {error.tried}: {text}{_way_out(error.last)}"
+        ) from error
+
+
+def _way_out(error: Exception) -> str:
+    match status_of(error):
+        case 401 | 403:
             return "; grant the account that runs this the role it lacks (README.md, 'To the cloud')"
-        case exceptions.ResourceExhausted() | exceptions.TooManyRequests():
+        case 429:
             return "; ask for more quota, or wait and run again"
         case _:
             return ""

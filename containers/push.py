@@ -21,6 +21,10 @@ from rich.console import Console
 from rich.progress import Progress
 from urllib3.exceptions import HTTPError
 
+from components.disk import telling_of_disk
+from components.earthengine.errors import DiskError
+from components.whole import write_text
+
 # The last line of a push, of every version of Docker.
 _DIGEST = re.compile(r": digest: (sha256:[0-9a-f]{64}) size: ")
 # A registry that takes a layer of gigabytes is silent for minutes.
@@ -38,16 +42,16 @@ def main() -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="REPOSITORY/NAME:TAG, on this machine")
     arguments = parser.parse_args()
     # Digests of what was pushed before must not be taken for these.
-    arguments.file.unlink(missing_ok=True)
     try:
+        with telling_of_disk(arguments.file):
+            arguments.file.unlink(missing_ok=True)
         with closing(docker.from_env(timeout=_ANSWER_S)) as client, Progress(console=Console(stderr=True)) as progress:
             digests = {_name_of(image): push(client, image, progress) for image in arguments.images}
-    except PushError as error:
+        write_text(arguments.file, json.dumps(digests, indent=2) + "\n")
+    except (PushError, DiskError) as error:
         return _refused(str(error))
     except (DockerException, RequestException, HTTPError) as error:
         return _refused(f"Docker does not answer: {error}; start it, or set DOCKER_HOST")
-    arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.file.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
     print(arguments.file)  # noqa: T201
     return 0
 

@@ -34,6 +34,9 @@ from packaging.utils import canonicalize_name
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
+from components.earthengine.errors import DiskError
+from components.whole import whole_folder
+
 # Docker may take minutes for the first bytes of an image of gigabytes.
 _ANSWER_S = 600
 _DPKG = "var/lib/dpkg/status"
@@ -60,11 +63,14 @@ def main() -> int:
         return _refused(f"{error.explanation}; allowed: images on this machine; build them with `make images`")
     except (DockerException, RequestException, HTTPError) as error:
         return _refused(f"Docker does not answer: {error}; start it, or set DOCKER_HOST")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    for name, bill in bills.items():
-        path = arguments.folder / f"{name}.cdx.json"
-        path.write_text(bill + "\n", encoding="utf-8")
-        print(path)  # noqa: T201
+    try:
+        with whole_folder(arguments.folder) as aside:
+            for name, bill in bills.items():
+                (aside / f"{name}.cdx.json").write_text(bill + "\n", encoding="utf-8")
+    except DiskError as error:
+        return _refused(str(error))
+    for name in bills:
+        print(arguments.folder / f"{name}.cdx.json")  # noqa: T201
     return 0
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +21,12 @@ from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 if TYPE_CHECKING:
     from selenium import webdriver
 
+_FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
+
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
 WriteModel = Callable[..., Path]
+Figure = Callable[[str, object, object], None]
 FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
 
 
@@ -57,6 +61,26 @@ def assert_same_answers(got: Mapping[str, Any], expected: Mapping[str, Any]) -> 
     for name, array in expected.items():
         assert got[name].dtype == array.dtype
         assert_close(got[name], array)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """A function that takes what was measured, what is asked and what was found, all printed when the tests end."""
+    rows = request.config.stash.setdefault(_FIGURES, [])
+
+    def add(what: str, asked: object, found: object) -> None:
+        rows.append((what, str(asked), str(found)))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if rows := config.stash.get(_FIGURES, []):
+        terminalreporter.section("figures")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +127,12 @@ def emulator() -> Iterator[str]:
         )
     ).close()
     process = server._process
+    # It would wait for ever once the pipe that it logs to is full.
+    reader = threading.Thread(target=process.stderr.read)
+    reader.start()
     yield server.url
     server.stop()
+    reader.join()
     process.stderr.close()
 
 

@@ -115,7 +115,7 @@ IN_ORDER = [
     ("your roles", f"on {STEPS} what roles/iam.serviceAccountUser permits"),
     ("account", f"{STEPS} exists"),
     ("account", f"{STEPS} has roles/aiplatform.user on local"),
-    ("account", f"{STEPS} has roles/storage.objectAdmin on gs://local"),
+    ("account", f"{STEPS} has roles/storage.objectUser on gs://local"),
     ("quota", "1000 CPUs for serving in us-central1; a run takes 4"),
 ]
 
@@ -373,8 +373,8 @@ def test_account_lacks_its_role_on_the_project(description: Path, roles: list[st
 @pytest.mark.parametrize("roles", [[], ["roles/storage.objectViewer"]])
 def test_account_lacks_its_role_on_the_bucket(description: Path, roles: list[str]) -> None:
     description.write_text(json.dumps({"service_accounts": {STEPS: {"bucket_roles": roles}}}))
-    command = f"{BUCKET_IAM} --member=serviceAccount:{STEPS} --role=roles/storage.objectAdmin"
-    only_fault(needs(), "account", f"{STEPS} has no roles/storage.objectAdmin on gs://local", command)
+    command = f"{BUCKET_IAM} --member=serviceAccount:{STEPS} --role=roles/storage.objectUser"
+    only_fault(needs(), "account", f"{STEPS} has no roles/storage.objectUser on gs://local", command)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_role_under_a_condition_is_none(description: Path, roles: dict[str, list
     account = roles | {"condition": "request.time < timestamp('2030-01-01T00:00:00Z')"}
     description.write_text(json.dumps({"service_accounts": {STEPS: account}}))
     lacking = [
-        f"{STEPS} has no roles/{role}," for role in ("aiplatform.user on local", "storage.objectAdmin on gs://local")
+        f"{STEPS} has no roles/{role}," for role in ("aiplatform.user on local", "storage.objectUser on gs://local")
     ]
     found = told(needs())["failed"]
     assert [text.partition(" unless")[0] for _, text in found] == lacking

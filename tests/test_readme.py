@@ -23,3 +23,14 @@ def test_every_make_target_and_file_that_it_names_exists() -> None:
     assert named <= targets
     for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_what_shows_that_boundaries_hold_exists() -> None:
+    shown = re.findall(r"\| ([^|]*tests/[^|]*) \|$", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(shown) == 10
+    for row in shown:
+        folder = ""
+        for name in row.split(", "):
+            path = ROOT / (name if "/" in name else f"{folder}/{name}")
+            folder = str(path.parent.relative_to(ROOT))
+            assert path.exists(), path

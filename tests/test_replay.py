@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from components.deadline import seconds_left, within
 from components.earthengine.contract import ModelContract, PayloadFormat
 from components.earthengine.errors import PayloadError
 from components.earthengine.payloads import MAX_PAYLOAD_BYTES, Outputs, Tiles, codec
@@ -111,3 +113,17 @@ def test_requests_are_packed_by_the_largest_answer(payload_format: PayloadFormat
     form = codec(payload_format)
     answers = [len(form.encode_response(contract, wide(tiles[n : n + 1]))) for n in range(len(tiles))]
     assert tile_bytes(contract, golden)[1] == max(answers)
+
+
+def test_requests_in_flight_at_once_are_held_to_the_step_s_deadline() -> None:
+    left: list[float] = []
+    contract, golden = scene()
+    ask, _ = asking(contract)
+
+    def timed(body: bytes) -> Answer:
+        left.append(seconds_left())
+        return ask(body)
+
+    with within("verify"):
+        replay(contract, golden, timed)
+    assert max(left) < math.inf

@@ -469,6 +469,22 @@ def test_nothing_is_asked_of_anyone_else(contract: ModelContract, write: Write) 
     assert not re.search(r"@import|url\(|https?:", style)
 
 
+@pytest.mark.slow
+def test_what_gets_into_the_page_against_all_escaping_does_not_run(
+    contract: ModelContract, write: Write, chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    page = write(contract, released(verified(contract)))
+    smuggled = f"{HOSTILE}<p onclick='document.title=1' id='clicked'>here</p><style>body {{ display: none }}</style>"
+    (tmp_path / "smuggled.html").write_text(page.replace("<main>", f"<main>{smuggled}"))
+    complaints(chromium)
+    chromium.get((tmp_path / "smuggled.html").as_uri())
+    chromium.find_element("id", "clicked").click()
+    assert "Released" in chromium.title
+    assert chromium.find_element("tag name", "h1").is_displayed()
+    # Three scripts, a picture from elsewhere and a style.
+    assert len(complaints(chromium)) >= 5
+
+
 @contextmanager
 def served(page: bytes, headers: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """A server of the page, alone and in a sandboxed frame as the local console shows it; the paths it was asked."""

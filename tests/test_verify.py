@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components import verify
-from components import vertex as vertex_module
+from components import calls, verify
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import VertexError
 from components.earthengine.payloads import codec, messages_pb2
@@ -188,7 +187,7 @@ def test_what_is_no_grpc_answer(site: Site, tmp_path: Path) -> None:
     assert found.conclusive
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("transport", ["http", "grpc"])
 def test_a_busy_endpoint_is_asked_again(site: Site, tmp_path: Path, transport: str, status: int) -> None:
     if transport == "grpc":
@@ -201,7 +200,7 @@ def test_a_busy_endpoint_is_asked_again(site: Site, tmp_path: Path, transport: s
 
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vertex_module, "_REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(calls, "ATTEMPT_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("_impatient")

@@ -12,6 +12,7 @@ from components import job, storage
 from components.commands.options import console
 from components.earthengine.errors import JobError, PipelineError
 from components.vertex import Vertex
+from components.whole import whole_folder, write_text
 
 
 def follow(vertex: Vertex, name: str, output: Path) -> None:
@@ -48,19 +49,17 @@ def _show(ended: dict[str, job.Step], output: Path) -> None:
     """What came of a run: its report, and where it released a model the Earth Engine call and the picture."""
     gated, concluded = (ended.get(name) for name in ("gate", "conclude"))
     if gated and gated.state == "SUCCEEDED":
-        output.mkdir(parents=True, exist_ok=True)
         page, told = gated.outputs["decision"]
-        (output / "decision.html").write_text(storage.read_text(page) or "", encoding="utf-8")
+        write_text(output / "decision.html", storage.read_text(page) or "")
         console.print(f"gate      {escape(told['reason'])}")
         console.print(f"decision  {output / 'decision.html'}")
     if concluded is None or concluded.state != "SUCCEEDED":
         return
     measured = concluded.outputs["metrics"][1]
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.html").write_text(storage.read_text(concluded.outputs["report"][0]) or "", encoding="utf-8")
+    write_text(output / "report.html", storage.read_text(concluded.outputs["report"][0]) or "")
     if measured["released"]:
         call = storage.read_text(concluded.outputs["earth_engine_call"][0]) or ""
-        (output / "earth-engine-call.md").write_text(call, encoding="utf-8")
+        write_text(output / "earth-engine-call.md", call)
         console.print(f"\n{escape(call)}")
         console.print(f"endpoint  {ended['create-endpoint'].outputs['found'][1]['resourceName']}")
         console.print(f"parity    {measured['largest_difference']:.2g} is the largest difference from the source model")
@@ -68,7 +67,8 @@ def _show(ended: dict[str, job.Step], output: Path) -> None:
         if shown.get("scene"):
             found = storage.fetch(pictures, output)
             if found != output:
-                shutil.copytree(found, output, dirs_exist_ok=True)
+                with whole_folder(output) as aside:
+                    shutil.copytree(found, aside, dirs_exist_ok=True)
             console.print(f"picture   {output / 'scene.png'}")
     console.print(f"outcome   {escape(concluded.parameters['Output'])}")
     console.print(f"report    {output / 'report.html'}")

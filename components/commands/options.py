@@ -15,7 +15,10 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ModelDir = Annotated[Path, typer.Argument(help=f"Folder with the trained model and its {FILE_NAME}.")]
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Load a whole pickled module, which runs any code inside it.")
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Let the model run code of its own as it is loaded: a pickled module's, model.code."
+    ),
 ]
 REPOSITORY = typer.Option(help="Where the images lie, as HOST/PROJECT/NAME.", envvar="IMAGE_REPOSITORY")
 Repository = Annotated[str, REPOSITORY]

@@ -20,6 +20,7 @@ from components.dags import compile_deploy, retrain_pipeline
 from components.data import SAMPLES, check_share, check_trainable
 from components.earthengine.contract import FILE_NAME, Framework, ModelContract
 from components.earthengine.errors import ContractError, ParameterError, PipelineError
+from components.earthengine.redaction import redact
 from components.gate import check_margin
 from components.images import check_release
 from components.land_cover import land_cover_contract
@@ -132,6 +133,11 @@ def read_parameters(pipeline: Any, given: list[str] | None, apart: Container[str
         name, is_pair, text = pair.partition("=")
         if not is_pair or name not in names:
             raise PipelineError(f"--parameter {pair} is not NAME=VALUE with NAME one of {', '.join(names)}; correct it")
+        if text != redact(text):
+            raise ParameterError(
+                f"--parameter {pair} holds a credential, which a pipeline job would keep and show; give a gs:// "
+                "address, and the account that the steps run as the role it needs"
+            )
         try:
             parameters[name] = readers[inputs[name].type](text)
         except (ValueError, KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.data.labelled import Labelled
+from components.data.packed import check_unpacked
 from components.data.truth import Where, class_numbers, finite
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import DataError
@@ -23,6 +25,12 @@ TABLES = (".csv", ".csv.gz", ".parquet")
 
 # A class may be called None or NA, so that not all that pandas takes for empty is.
 _EMPTY = ["", "nan", "NaN"]
+
+# Ten thousand columns with names of a hundred letters.
+_LONGEST_HEADER = 1 << 20
+# 2 GiB as float64, before the network that is trained here sees any; a Parquet file says a number once for all rows
+# that have it, so that some bytes may claim any number of rows.
+_MOST_VALUES = 1 << 28
 
 
 def read_table(contract: ModelContract, path: Path, name: str) -> Labelled:
@@ -62,7 +70,11 @@ def _read(path: Path, name: str, wanted: list[str], text: str | None) -> pd.Data
     if not path.is_file():
         raise DataError(f"{name} does not exist; correct the address")
     try:
+        if path.name.endswith(".gz"):
+            check_unpacked(path, name)
         columns = _columns(path)
+    except DataError:
+        raise
     except Exception as error:  # what pandas, pyarrow, gzip and zlib raise: ValueError, OSError, EOFError, ...
         raise _unreadable(name, error) from error
     wrong = [f"has no column {column}" for column in wanted if column not in columns]
@@ -101,6 +113,9 @@ def _columns(path: Path) -> list[str]:
         return list(parquet.read_schema(path).names)
     import pandas as pd
 
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        if len(file.readline(_LONGEST_HEADER)) == _LONGEST_HEADER:
+            raise ValueError(f"its first line, which names the columns, has {_LONGEST_HEADER:,} bytes or more")
     header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
     return [str(column) for column in header.iloc[0]]
 
@@ -111,6 +126,10 @@ def _content(path: Path, wanted: list[str], text: str | None) -> pd.DataFrame:
         from pyarrow import parquet
 
         with parquet.ParquetFile(path) as file:
+            if (values := file.metadata.num_rows * len(wanted)) > _MOST_VALUES:
+                raise ValueError(
+                    f"it claims {values:,} values in {len(wanted)} columns; at most {_MOST_VALUES:,} are read"
+                )
             columns = file.read(columns=wanted)
         if lists := [field for field in columns.schema if pa.types.is_nested(field.type)]:
             raise ValueError(f"column {lists[0].name} holds {lists[0].type}, not one value a row")

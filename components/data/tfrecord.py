@@ -15,11 +15,14 @@ from pathlib import Path
 
 import google_crc32c
 
+from components.data.packed import BoundedGzip
 from components.earthengine.errors import DataError
 
 _LENGTH, _CHECKSUM = 8, 4  # bytes
 _GZIP = b"\x1f\x8b"
 _PIECE = 16 << 20  # bytes asked for at once: a length that lies takes no memory
+# Of one record: a patch of 1024 x 1024 pixels of 15 bands. Earth Engine's are of some megabytes.
+MAX_RECORD_BYTES = 64 << 20
 
 
 def read_records(path: Path, name: str) -> Iterator[bytes]:
@@ -40,7 +43,7 @@ def read_records(path: Path, name: str) -> Iterator[bytes]:
                 raise DataError(f"{name} is empty; export it again")
             # The length of a record can look like gzip's first bytes, but not its checksum beside it.
             if head.startswith(_GZIP) and not _intact(head):
-                with gzip.GzipFile(fileobj=file) as unpacked:
+                with BoundedGzip(path, name) as unpacked:
                     yield from _records(unpacked, name, " of what it unpacks to")
             else:
                 yield from _records(file, name, "")
@@ -80,6 +83,10 @@ def _read(file: BufferedIOBase, size: int, where: str) -> bytes:
         while size and (piece := file.read(min(size, _PIECE))):
             pieces.append(piece)
             size -= len(piece)
+            if len(pieces) > MAX_RECORD_BYTES // _PIECE:
+                raise DataError(
+                    f"{where} has more than the {MAX_RECORD_BYTES:,} bytes that are read of one; export less"
+                )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{where} cannot be unpacked: {error}; the file is cut off or damaged: export it again"

@@ -13,6 +13,7 @@ from components.check import Finding
 from components.doctor import account, apis, bucket, quota, registry, roles
 from components.doctor.needs import Needs
 from components.earthengine.errors import VertexError
+from components.earthengine.redaction import redact
 
 __all__ = ["Needs", "examine"]
 
@@ -71,7 +72,7 @@ def examine(needs: Needs) -> Iterator[Finding]:
 
 def _unanswered(check: _Check, needs: Needs, error: exceptions.GoogleAPICallError) -> Finding:
     understood = isinstance(error, (exceptions.Forbidden, exceptions.NotFound))
-    text = f"could not be asked: {_URL.sub('', error.message).rstrip('.')}"
+    text = f"could not be asked: {redact(_URL.sub('', error.message)).rstrip('.')}"
     if error.reason == "SERVICE_DISABLED":
         service = error.metadata["service"]
         understood = service not in apis.REQUIRED

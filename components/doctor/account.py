@@ -13,7 +13,7 @@ from components.doctor.needs import Needs, failed
 
 # The role to grant, and the broader ones that hold all that it permits; see the reference of roles and permissions.
 _OF_PROJECT = ("roles/aiplatform.user", "roles/aiplatform.admin", "roles/editor", "roles/owner")
-_OF_BUCKET = ("roles/storage.objectAdmin", "roles/storage.objectUser", "roles/storage.admin")
+_OF_BUCKET = ("roles/storage.objectUser", "roles/storage.objectAdmin", "roles/storage.admin")
 _OF_ALL_BUCKETS = (*_OF_BUCKET, "roles/owner")
 _Bindings = list[tuple[str, Any]]
 

@@ -7,6 +7,7 @@ verify a deployment, the `ee.Model.fromVertexAi` call. Nothing restates it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from components.earthengine.errors import ContractError
 from components.earthengine.explain import explain, shown
+from components.earthengine.untrusted import documents
 
 FILE_NAME = "model.yaml"
 
@@ -39,6 +41,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Size = tuple[Pixels, Pixels]
+# Values of one patch as the model sees it: 128 MiB as float32. A request to a dedicated endpoint carries 10 MB, so that
+# no such tile can be sent; what is smaller is told the largest tile that can (tiles.check_payload).
+MAX_PATCH_VALUES = 1 << 25
+# Hyperspectral instruments have some hundred bands, embeddings some thousand channels.
+MAX_PARTS = 10_000
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -188,11 +195,15 @@ class ModelContract(_Part):
     framework: Framework = Field(description="what the model was trained with")
     payload_format: PayloadFormat = Field(description="how Earth Engine encodes tiles")
     model: Source = Field(description="where the model lies and what it wants")
-    bands: tuple[Band, ...] = Field((), description="input bands in order; none for a table of features")
+    bands: tuple[Band, ...] = Field(
+        (), max_length=MAX_PARTS, description="input bands in order; none for a table of features"
+    )
     true_colour: tuple[Name, Name, Name] | None = Field(
         None, description="the scalar bands to show as red, green and blue"
     )
-    properties: tuple[Property, ...] = Field((), description="properties sent with each instance, in order")
+    properties: tuple[Property, ...] = Field(
+        (), max_length=MAX_PARTS, description="properties sent with each instance, in order"
+    )
     tile: Size = Field((1, 1), description="width and height of a tile in pixels, without overlap")
     overlap: tuple[Annotated[int, Field(ge=0, le=2048)], Annotated[int, Field(ge=0, le=2048)]] = Field(
         (0, 0), description="pixels added on each edge, in x and in y"
@@ -200,7 +211,7 @@ class ModelContract(_Part):
     output_tile: Size | None = Field(None, description="width and height of the answer, where not the patch sent")
     projection: str = Field("EPSG:4326", min_length=1, description="coordinate reference system of the input pixels")
     scale: float = Field(1.0, gt=0, allow_inf_nan=False, description="size of a pixel in metres")
-    outputs: tuple[Output, ...] = Field(min_length=1, description="outputs in the model's order")
+    outputs: tuple[Output, ...] = Field(min_length=1, max_length=MAX_PARTS, description="outputs in the model's order")
     tolerance: Tolerance = Field(Tolerance(), description="how far an answer may lie from the source model's")
 
     @model_validator(mode="after")
@@ -228,9 +239,21 @@ class ModelContract(_Part):
     def _names_differ(self) -> Self:
         sent = [part.name for part in self.sent]
         for names, what in ((sent, "bands and properties"), ([o.name for o in self.outputs], "outputs")):
-            twice = sorted({name for name in names if names.count(name) > 1})
+            twice = sorted(name for name, times in Counter(names).items() if times > 1)
             if twice:
                 raise ValueError(f"{what} must have different names; {', '.join(twice)} stands twice: rename one")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> Self:
+        # Before anything is made of it: `factors` has an item a channel.
+        width, height = (-(-size // self.model.multiple) * self.model.multiple for size in self.patch)
+        if (values := self.channels * height * width) > MAX_PATCH_VALUES:
+            padded = f" (to a multiple of {self.model.multiple})" if self.model.multiple > 1 else ""
+            raise ValueError(
+                f"the patch of {width} x {height} pixels{padded} and {self.channels} channels has {values:,} values; "
+                f"at most {MAX_PATCH_VALUES:,} can be sent: declare a smaller tile, overlap, model.multiple or shape"
+            )
         return self
 
     @model_validator(mode="after")
@@ -308,13 +331,13 @@ class ModelContract(_Part):
         """
         path = directory / FILE_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = documents.read_text(path)
         except (FileNotFoundError, NotADirectoryError):
             raise ContractError(
                 f"{path} does not exist; write the model's contract there "
                 "(README.md, 'The contract', has one to start from)"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ContractError(f"{path} cannot be read ({error}); it must be a UTF-8 text file") from error
         return cls.parse(text, str(path))
 
@@ -322,9 +345,11 @@ class ModelContract(_Part):
     def parse(cls, text: str, where: str = FILE_NAME) -> Self:
         """Read the contract from the text of a model.yaml; `where` names it in errors (see `read`)."""
         try:
-            document = yaml.safe_load(text)
+            document = documents.load(text)
         except yaml.YAMLError as error:
-            raise ContractError(f"{where} is not YAML: {error}; mend the line it names") from error
+            raise ContractError(
+                f"{where} is not YAML: {' '.join(str(error).split())}; mend the line it names"
+            ) from error
         except Exception as error:  # what PyYAML's constructors raise: ValueError, KeyError, RecursionError, ...
             raise ContractError(f"{where} holds a value that YAML cannot give: {error}; mend it") from error
         if not isinstance(document, dict):

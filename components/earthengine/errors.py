@@ -7,7 +7,8 @@ PipelineError                 whatever the project refuses; the command line pri
 ├── PayloadError              a request or an answer is not what its payload format says
 ├── ImageError                a serving image is unknown, has ended, or does not fit the framework or the format
 ├── ParameterError            a value that is given to a command or a pipeline is none that is allowed
-├── StorageError              a bucket or an object is missing or cannot be written
+├── StorageError              a bucket or an object is missing, damaged, changes meanwhile or cannot be written
+├── DiskError                 a disk of this machine is full, or may not be written
 ├── VertexError               Vertex AI refused a call or did not finish it in time
 ├── VerificationError         a deployed model answers, but not as the source model does
 ├── RollbackError             an endpoint has no model to return to
@@ -19,11 +20,19 @@ PipelineError                 whatever the project refuses; the command line pri
 What the prediction server adds, with the status of each, stands in containers/serving/outcomes.py.
 """
 
+from components.earthengine.redaction import redact
+
 
 class PipelineError(Exception):
-    """Base of every error that a user can mend; its text says what, where, what is allowed and how."""
+    """Base of every error that a user can mend; its text says what, where, what is allowed and how.
+
+    Credentials in the text are taken out of it.
+    """
 
     exit_status = 1
+
+    def __init__(self, text: str) -> None:
+        super().__init__(redact(text))
 
 
 class ContractError(PipelineError):
@@ -51,7 +60,11 @@ class ParameterError(PipelineError):
 
 
 class StorageError(PipelineError):
-    """A bucket or an object is missing or cannot be written."""
+    """A bucket or an object is missing, damaged, changes meanwhile or cannot be written."""
+
+
+class DiskError(PipelineError):
+    """A disk of this machine is full, or may not be written."""
 
 
 class VertexError(PipelineError):

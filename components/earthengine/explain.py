@@ -8,8 +8,19 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-# Bounded in depth and width: a few lines of YAML aliases stand for gigabytes when written out.
-_REPR = reprlib.Repr()
+# Python writes out no whole number of more than 4300 digits, and takes long for one of less.
+_LONGEST_NUMBER = 1000  # bits
+
+
+class _Bounded(reprlib.Repr):
+    """Bounded in depth and width: a few lines of YAML aliases stand for gigabytes when written out."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A whole number, or its size."""
+        return super().repr_int(x, level) if x.bit_length() < _LONGEST_NUMBER else f"a number of {x.bit_length()} bits"
+
+
+_REPR = _Bounded()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 3, 80, 80, 80
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from numpy.typing import NDArray
 
+from components.earthengine.errors import ModelError
+from components.earthengine.untrusted.files import stays_inside
+
 if TYPE_CHECKING:
     from components.earthengine.contract import ModelContract
     from components.earthengine.payloads.codec import Outputs, Tiles
@@ -27,7 +30,7 @@ class Backend(Protocol):
         """The trained model, ready to be called, in evaluation mode.
 
         Raises:
-            ModelError: the file is missing, corrupt, of no known kind, or a pickle that was not allowed.
+            ModelError: the file is missing, corrupt, of no known kind, hostile, or needs code that was not allowed.
         """
 
     def channels(self, model: Any, contract: ModelContract) -> int | None:
@@ -52,6 +55,22 @@ class Backend(Protocol):
 def of(contract: ModelContract) -> Backend:
     """The framework that a contract names; importing it takes seconds, so only that one is imported."""
     return cast("Backend", importlib.import_module(f"{__name__}.{contract.framework}"))
+
+
+def beside(directory: Path, name: str, where: str, what: str) -> Path:
+    """The file or folder that model.yaml names; `where` in it and `what` it is, for an error.
+
+    Raises:
+        ModelError: it does not exist, a link in it leads out of the directory, or it is neither file nor folder.
+    """
+    path = directory / name
+    try:
+        stays_inside(directory, path)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path}, which model.yaml names {where}, is not read: {error}") from None
+    if not path.exists():
+        raise ModelError(f"{path}, which model.yaml names {where}, does not exist; put {what} there")
+    return path
 
 
 def first_line(error: Exception) -> str:

@@ -21,37 +21,29 @@ from torch import Tensor, nn
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
-from components.frameworks import TORCHSCRIPT_NAME, first_line
+from components.earthengine.untrusted import torchscript, zips
+from components.frameworks import TORCHSCRIPT_NAME, beside, first_line
+from components.frameworks.torchscript import save_torchscript
 
 # TorchScript although torch deprecates it: TorchServe and a server without Python code load nothing else.
 
 
 def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Module:
     """See `Backend.load`."""
-    path = directory / contract.model.file
-    if not path.is_file():
-        raise ModelError(f"{path}, which model.yaml names as model.file, does not exist; put the trained model there")
-    # Where the model's own modules are found, after all that is installed; so are those of a pickle.
-    sys.path.append(str(directory))
+    path = beside(directory, contract.model.file, "as model.file", "the trained model")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; model.file of a PyTorch model is a file")
     try:
-        if contract.model.code and not _is_torchscript(path):
-            model = _from_state_dict(directory, contract.model.code, path)
-        elif _is_torchscript(path):
-            model = torch.jit.load(path, map_location="cpu")
+        if _is_torchscript(path):
+            model = torchscript.load(path, "cpu")
         elif allow_pickle:
-            model = torch.load(path, map_location="cpu", weights_only=False)
+            model = _with_own_code(directory, contract, path)
         else:
-            raise ModelError(
-                f"{path} is neither TorchScript nor, with model.code given, a state dict; if it is a whole pickled "
-                "module, loading it runs any code inside it: save it with torch.jit.script(model).save(path), or, "
-                "where you trust its origin, allow it (--allow-pickle, allow_pickle=True)"
-            )
+            raise ModelError(_not_allowed(contract, path))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{path} cannot be loaded: {first_line(error)}; save the model again") from error
-    finally:
-        sys.path.remove(str(directory))
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{path} holds a {type(model).__name__}, not a module; for a state dict name the code that builds its "
@@ -61,6 +53,33 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> nn.Mod
         weight.requires_grad = False
     # A frozen TorchScript is in evaluation mode for good and cannot be told again.
     return model.eval() if hasattr(model, "training") else model
+
+
+def _not_allowed(contract: ModelContract, path: Path) -> str:
+    code = contract.model.code
+    what = (
+        f"needs the code {code} beside it, which may do anything when it is run"
+        if code
+        else "is neither TorchScript nor, with model.code given, a state dict; if it is a whole pickled module, "
+        "loading it runs any code inside it"
+    )
+    return (
+        f"{path} {what}: save it with torch.jit.script(model).save(path), or, where you trust its origin, allow it "
+        "(--allow-pickle, allow_pickle=True)"
+    )
+
+
+def _with_own_code(directory: Path, contract: ModelContract, path: Path) -> Any:
+    """A model that runs code of its directory when it is loaded."""
+    # Where the model's own modules are found, after all that is installed; so are those of a pickle. Never without
+    # leave: PyTorch itself asks for modules that may be installed, and would take the directory's.
+    sys.path.append(str(directory))
+    try:
+        if contract.model.code:
+            return _from_state_dict(directory, contract.model.code, path)
+        return torch.load(path, map_location="cpu", weights_only=False)
+    finally:
+        sys.path.remove(str(directory))
 
 
 def channels(model: nn.Module, contract: ModelContract) -> None:
@@ -81,7 +100,7 @@ def export(model: nn.Module, contract: ModelContract, destination: Path, given: 
     listed, scripted = _listed(model, contract, given)
     wrapped = _Wrapped(scripted, contract).eval()
     destination.mkdir(parents=True, exist_ok=True)
-    torch.jit.script(_Named(wrapped, contract).eval()).save(str(destination / TORCHSCRIPT_NAME))
+    save_torchscript(torch.jit.script(_Named(wrapped, contract).eval()), destination / TORCHSCRIPT_NAME)
     # Traced by itself a module gives the plainer graph; scripted it keeps its branches.
     forms = [wrapped] if listed is None else [_Wrapped(listed, contract).eval(), wrapped]
     try:
@@ -245,9 +264,7 @@ def _listed(
 
 def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
     file, function = code.split(":")
-    source = directory / file
-    if not source.is_file():
-        raise ModelError(f"{source}, which model.yaml names in model.code, does not exist; put the model's code there")
+    source = beside(directory, file, "in model.code", "the model's code")
     spec = importlib.util.spec_from_file_location(f"model_code_{source.stem}", source)
     if spec is None or spec.loader is None:
         raise ModelError(f"{source} is not Python code; name a .py file in model.code")
@@ -274,10 +291,14 @@ def _from_state_dict(directory: Path, code: str, path: Path) -> Any:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a file is TorchScript: a zip with code in it, which pickles of torch.save lack."""
+    """Whether a file is TorchScript: a zip with code in it, which pickles of torch.save lack.
+
+    Raises:
+        ValueError: it is a zip out of bounds.
+    """
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with zips.opened(path) as archive:
         return any("/code/" in name for name in archive.namelist())
 
 

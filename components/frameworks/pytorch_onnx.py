@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from components.disk import telling_of_disk
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import ModelError
+from components.earthengine.errors import DiskError, ModelError
 from components.frameworks import ONNX_NAME, first_line
 from components.frameworks.onnx import OPSET, refuse_unless_it_fits, split_softmax, write
 from components.frameworks.quiet import quiet_export
@@ -30,15 +31,19 @@ def convert(forms: Sequence[nn.Module], contract: ModelContract, folder: Path) -
 
     Raises:
         ModelError: none of them converts.
+        DiskError: the disk is full, or may not be written.
     """
     path = folder / ONNX_NAME
     reasons = []
     for form in forms:
         try:
-            graph, weights = _converted(form, contract, path)
-            split_softmax(graph)
-            write(path, graph, ((name, _bytes(weight)) for name, weight in weights.items()))
+            with telling_of_disk(path):
+                graph, weights = _converted(form, contract, path)
+                split_softmax(graph)
+                write(path, graph, ((name, _bytes(weight)) for name, weight in weights.items()))
             return
+        except DiskError:
+            raise
         # The exporter, and the model's own code, may raise anything.
         except Exception as error:
             reasons.append(first_line(error))

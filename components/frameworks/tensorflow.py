@@ -29,7 +29,8 @@ with quiet_import():
 
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads import batches
-from components.frameworks import first_line
+from components.earthengine.untrusted import saved_model
+from components.frameworks import beside, first_line, keras_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,14 +52,17 @@ _SIGNATURES: dict[PayloadFormat, str] = {
 
 
 def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  # noqa: ARG001
-    """See `Backend.load`; nothing is unpickled: Keras's safe mode refuses Lambda layers."""
-    path = directory / contract.model.file
-    if not path.exists():
-        raise ModelError(f"{path}, which model.yaml names as model.file, does not exist; put the trained model there")
+    """See `Backend.load`; nothing is unpickled: Keras's safe mode refuses Lambda layers, with leave or without.
+
+    Nor does leave let a SavedModel reach files: the server would refuse it.
+    """
+    path = beside(directory, contract.model.file, "as model.file", "the trained model")
     try:
         if path.is_dir():
+            _check(path)
             return _of_saved_model(tf.saved_model.load(str(path)))
         if path.suffix in {".keras", ".h5"}:
+            keras_files.check(path)
             model = keras.models.load_model(path, compile=False, safe_mode=True)
             return _of_any_size(model, channels_last=contract.layout == "channels_last")
     except ModelError:
@@ -69,6 +73,16 @@ def load(directory: Path, contract: ModelContract, allow_pickle: bool) -> Any:  
         f"{path} is of no kind that is known; allowed: a .keras or .h5 file, a SavedModel folder; "
         "save it as one of these"
     )
+
+
+def _check(path: Path) -> None:
+    """Refuse a SavedModel that reaches beyond itself or claims more than it holds."""
+    try:
+        saved_model.check(path)
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is refused: {error}; if it is your own model, save it again without this, else do not load it"
+        ) from error
 
 
 def channels(model: Any, contract: ModelContract) -> int | None:

@@ -14,8 +14,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from components.disk import telling_of_disk
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import ModelError
+from components.earthengine.errors import DiskError, ModelError
 from components.frameworks import ONNX_NAME, first_line
 from components.frameworks.onnx import OPSET, refuse_unless_it_fits, rewrite, split_softmax, write
 
@@ -28,6 +29,7 @@ def convert(signature: Any, contract: ModelContract, folder: Path) -> None:
 
     Raises:
         ModelError: it does not convert.
+        DiskError: the disk is full, or may not be written.
     """
     refuse_unless_it_fits(sum(variable.dtype.size * variable.shape.num_elements() for variable in signature.variables))
     names = [output.name for output in contract.outputs]
@@ -41,7 +43,10 @@ def convert(signature: Any, contract: ModelContract, folder: Path) -> None:
         model.graph.output.extend(outputs[name] for name in names)
         _write_erfc_by_erf(model)
         split_softmax(model)
-        write(folder / ONNX_NAME, model, weights.items())
+        with telling_of_disk(folder / ONNX_NAME):
+            write(folder / ONNX_NAME, model, weights.items())
+    except DiskError:
+        raise
     # The converter may raise anything.
     except Exception as error:
         raise ModelError(f"it cannot be converted to ONNX ({first_line(error)})") from error

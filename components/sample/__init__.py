@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
@@ -15,6 +16,7 @@ from components.earthengine.errors import ModelError
 from components.earthengine.payloads import Outputs, Tiles
 from components.earthengine.payloads.batches import Part, parts
 from components.earthengine.tiles import Grid
+from components.earthengine.untrusted.files import stays_inside
 from components.sample.middle import middle
 from components.sample.npz import OUTPUT, Arrays, outputs_in, read_arrays
 
@@ -44,10 +46,10 @@ def sample_file(directory: Path) -> Path | None:
     """The file beside a model that holds its sample: sample.npz, else the one GeoTIFF, if any.
 
     Raises:
-        ModelError: there are several GeoTIFFs.
+        ModelError: there are several GeoTIFFs, or what lies there is a link that leads out of the directory.
     """
-    if (directory / SAMPLE_NAME).exists():
-        return directory / SAMPLE_NAME
+    if os.path.lexists(directory / SAMPLE_NAME):
+        return _inside(directory, directory / SAMPLE_NAME)
     found = sorted(path for path in directory.glob("*") if path.suffix.lower() in _GEOTIFF and path.is_file())
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -55,7 +57,17 @@ def sample_file(directory: Path) -> Path | None:
             f"{directory} holds several GeoTIFFs ({names}), one is the sample: keep one, or write a {SAMPLE_NAME}, "
             "which goes before them"
         )
-    return found[0] if found else None
+    return _inside(directory, found[0]) if found else None
+
+
+def _inside(directory: Path, path: Path) -> Path:
+    """The sample's file, if it and what lies beside it under its name are files of the directory."""
+    try:
+        for each in [path, *directory.glob(f"{escape(path.name)}.*")]:
+            stays_inside(directory, each)
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is not read as sample: {error}; put the file itself there, or remove it") from None
+    return path
 
 
 def sample_files(directory: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from numpy.typing import NDArray
 
 from components.earthengine.contract import ModelContract, Property
 from components.earthengine.errors import ModelError
+from components.earthengine.untrusted.files import regular
 from components.sample.middle import middle
 from components.sample.npz import Arrays
+
+# Of one block, which is decoded whole, in all bands where they are interleaved: as much as GDAL keeps of them by
+# default on a machine of 5 GB (GDAL_CACHEMAX). Earth Engine exports blocks of 256 x 256 pixels.
+_LARGEST_BLOCK = 256 << 20
+# What GDAL opens by itself beside a GeoTIFF, by whatever driver suits: a VRT there would lead to other files and URLs.
+_BESIDE = (".msk", ".ovr")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_geotiff(contract: ModelContract, path: Path) -> Arrays:
@@ -38,11 +47,13 @@ def read_geotiff(contract: ModelContract, path: Path) -> Arrays:
             f"{path} cannot be read without rasterio ({error}): install model-to-earth-engine[export]"
         ) from error
     try:
+        _check_beside(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # No other driver: some follow what a file says to other files.
             with rasterio.open(path.absolute(), driver="GTiff") as file:
                 indexes = _indexes(contract, path, file.descriptions)
+                _check_blocks(file)
                 properties = _properties(contract, path, file.tags())
                 rows, columns = middle(contract, path, file.height, file.width)
                 window = ((rows.start, rows.stop), (columns.start, columns.stop))
@@ -52,6 +63,27 @@ def read_geotiff(contract: ModelContract, path: Path) -> Arrays:
             f"{path} cannot be read as GeoTIFF: {error.__cause__ or error}; export the image again"
         ) from error
     return {band.name: plane for band, plane in zip(contract.bands, image, strict=True)} | properties
+
+
+def _check_beside(path: Path) -> None:
+    """Raise ValueError unless all that GDAL opens beside a GeoTIFF is TIFF too."""
+    for found in [path, *path.parent.glob(f"{escape(path.name)}.*")]:
+        if found == path or found.suffix.lower() in _BESIDE:
+            regular(found)
+            with found.open("rb") as file:
+                if file.read(4) not in _TIFF:
+                    raise ValueError(f"{found.name} is no TIFF")
+
+
+def _check_blocks(file: Any) -> None:
+    """Raise ValueError where decoding one block takes more memory than is sensible."""
+    together = file.count if file.interleaving is not None and file.interleaving.value == "PIXEL" else 1
+    for (height, width), dtype in zip(file.block_shapes, file.dtypes, strict=True):
+        if (size := height * width * np.dtype(dtype).itemsize * together) > _LARGEST_BLOCK:
+            raise ValueError(
+                f"one of its blocks takes {size:,} bytes; at most {_LARGEST_BLOCK:,} are decoded: write it in tiles "
+                "(rasterio: tiled=True)"
+            )
 
 
 def _indexes(contract: ModelContract, path: Path, descriptions: tuple[str | None, ...]) -> list[int]:

@@ -18,21 +18,26 @@ from types import FrameType
 import uvicorn
 
 from components.earthengine.errors import PipelineError
-from containers.serving import log, memory, model, storage
+from components.earthengine.redaction import redact
+from containers.serving import log, memory, storage
 from containers.serving.app import App
 from containers.serving.grpc_service import GrpcServer
+from containers.serving.kept_model import KeptModel
 from containers.serving.limits import GRACE_S, KEEP_ALIVE_S
+from containers.serving.loopback import OwnMachine, is_loopback
 from containers.serving.model import ServedModel
+from containers.serving.protocol import BoundedProtocol
 from containers.serving.service import Service
 
 _log = logging.getLogger("serving")
 
 HEALTH_ROUTE = "/health"
 PREDICT_ROUTE = "/predict"
+WORKER = "containers.serving.worker"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status, 1 where the model or a port cannot be had."""
+def main(arguments: list[str] | None = None, worker: str = WORKER) -> int:
+    """Serve until SIGTERM or SIGINT, with a module that has the model; the exit status, 1 for want of model or port."""
     memory.keep()
     options = _parser().parse_args(arguments)
     log.start()
@@ -48,16 +53,21 @@ def main(arguments: list[str] | None = None) -> int:
             grpc_server = GrpcServer(service, options.host, options.grpc_port)
         except OSError as error:
             return _fail(_port_text("--grpc-port", options.host, options.grpc_port, error))
-        http_server = _HttpServer(service, grpc_server)
+        http_server = _HttpServer(service, grpc_server, options.host)
         # A thread that still writes there is not waited for.
-        temporary = tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True)
+        try:
+            temporary = tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True)
+        except OSError as error:
+            return _fail(f"no folder can be made for the model ({error}); set TMPDIR to where there is room")
         directory = Path(stack.enter_context(temporary))
+        model = KeptModel(worker, service.metrics.replaced, http_server.fail)
+        stack.callback(model.end)
+        service.metrics.watch_worker(lambda: model.pid)
         loading = service.load(lambda: model.load(storage.fetch(options.model, directory)))
 
         def loaded(done: Future[ServedModel]) -> None:
             if error := done.exception():
-                _tell(error, options.model)
-                http_server.should_exit = True
+                http_server.fail(error)
                 return
             grpc_server.serving()
             _log.info("ready: %s on %s", options.model, done.result().runtime)
@@ -69,13 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
         _log.info("HTTP on %s:%d, gRPC on %s:%d", options.host, http_port, options.host, grpc_server.port)
         loading.add_done_callback(loaded)
         http_server.run(sockets=[listener])
-    return 1 if loading.done() and loading.exception() else 0
+    return http_server.exit_status
 
 
 class _HttpServer(uvicorn.Server):
     """The HTTP server, which runs both: a signal ends it, and it ends the gRPC server beside itself."""
 
-    def __init__(self, service: Service, grpc_server: GrpcServer) -> None:
+    def __init__(self, service: Service, grpc_server: GrpcServer, host: str) -> None:
         environment = os.environ.get
         application = App(
             service,
@@ -84,9 +94,8 @@ class _HttpServer(uvicorn.Server):
         )
         super().__init__(
             uvicorn.Config(
-                application,
-                # 1 MB there and 0.5 MB back took 1.3 ms; 1.6 with h11, 1.9 with uvloop.
-                http="httptools",
+                OwnMachine(application) if is_loopback(host) else application,
+                http=BoundedProtocol,
                 loop="asyncio",
                 lifespan="off",
                 ws="none",
@@ -102,6 +111,14 @@ class _HttpServer(uvicorn.Server):
         )
         self._service = service
         self._grpc_server = grpc_server
+        self.exit_status = 0
+
+    def fail(self, error: BaseException) -> None:
+        """End for want of a model, and say why, unless it ends already."""
+        if not self.should_exit:
+            self.exit_status = 1
+            _tell(error)
+            self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
         """Begin a graceful stop at a first signal, end at once at a second."""
@@ -117,13 +134,13 @@ class _HttpServer(uvicorn.Server):
         await asyncio.to_thread(stopped.wait, GRACE_S)
 
 
-def _tell(error: BaseException, uri: str) -> None:
+def _tell(error: BaseException) -> None:
     """Say why there is no model: in one line, after the stack where nobody foresaw it."""
     if isinstance(error, PipelineError):
         _fail(str(error))
         return
-    _log.error("%s cannot be loaded", uri, exc_info=error)
-    _fail(f"{uri} cannot be loaded ({type(error).__name__}: {error}); see above")
+    _log.error("the model cannot be loaded", exc_info=error)
+    _fail(f"the model cannot be loaded ({type(error).__name__}: {error}); see above")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -146,7 +163,7 @@ def _port_text(flag: str, host: str, port: int, error: OSError) -> str:
 
 
 def _fail(text: str) -> int:
-    sys.stderr.write(f"serving: error: {text}\n")
+    sys.stderr.write(f"serving: error: {redact(text)}\n")
     return 1
 
 
@@ -160,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Health: GET AIP_HEALTH_ROUTE (also /health), 200 once the model has answered a warm-up tile, "
         "503 before. Predictions: POST AIP_PREDICT_ROUTE (also /predict), and "
         "tensorflow.serving.PredictionService/Predict. Prometheus: GET /metrics. Exit status: 0 after SIGTERM or "
-        "SIGINT, 1 when the model or a port cannot be had, 2 for a wrong option.",
+        "SIGINT, 1 when the model or a port cannot be had, "
+        "or the model ends its process again and again, 2 for a wrong option.",
     )
     parser.add_argument(
         "--model",
@@ -185,9 +203,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        # A container is reached from outside of it.
-        default="0.0.0.0",  # noqa: S104
-        help="the address to listen on (default: %(default)s); 127.0.0.1 keeps it to this machine",
+        # Vertex AI names the port where it runs a container, which is reached from outside of it.
+        default="0.0.0.0" if environment("AIP_HTTP_PORT") else "127.0.0.1",  # noqa: S104
+        help="the address to listen on; 0.0.0.0 lets anybody ask who reaches this machine (default: 127.0.0.1, this "
+        "machine alone; 0.0.0.0 where AIP_HTTP_PORT is set, as it is in Vertex AI)",
     )
     return parser
 

@@ -14,8 +14,18 @@ MAX_WAITING = 64
 # All of them at their largest would be 1 GiB; this is sixteen at their largest.
 MAX_WAITING_BYTES = 16 * MAX_REQUEST_BYTES
 
+# The first line and the headers of a request, together. Vertex AI and Google's load balancers send some kilobytes, and
+# take 64 KB themselves (Cloud Load Balancing, "Quotas and limits"); the parser has no limit of its own.
+MAX_HEADER_BYTES = 64 << 10
+# What has not sent them all by then is hung up on; so long may a body take.
+HEADERS_S = 60.0
+
 # A body that takes longer than this to arrive gives up its place.
 BODY_S = 60.0
+
+# A model that takes longer than this for one request hangs, and its process is replaced: a dedicated endpoint waits for
+# 10 minutes unless told otherwise, a shared one for one (Vertex AI, "Choose an endpoint type").
+ANSWER_S = 600.0
 
 # Google's load balancers reuse a connection that was idle for up to 600 s, and ask servers to keep it for 620 s (Cloud
 # Load Balancing, "Backend HTTP keepalive timeout"): a request that is sent as the server hangs up is lost.

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.earthengine.errors import PipelineError
+from components.earthengine.redaction import redact
 from containers.serving.exchange import Exchange
 from containers.serving.outcomes import Outcome
 
@@ -35,7 +36,8 @@ class _Cloud(logging.Formatter):
             message += "\n" + self.formatException(record.exc_info)
         when = datetime.fromtimestamp(record.created, UTC).isoformat()
         # The names of Python's levels are severities of Cloud Logging.
-        entry = {"severity": record.levelname, "time": when, "message": message}
+        # Each text before it is JSON, which a replacement could break.
+        entry = {"severity": record.levelname, "time": when, "message": redact(message)}
         return json.dumps(entry | getattr(record, "fields", {}))
 
 
@@ -43,7 +45,7 @@ class _Terminal(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         # What a request says must not move the cursor, or look like a line of its own.
         text = f"serving: {_CONTROL.sub(lambda found: repr(found[0])[1:-1], record.getMessage())}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return redact(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 def start() -> None:
@@ -78,7 +80,7 @@ def request(exchange: Exchange, outcome: Outcome, error: BaseException | None) -
     fields: dict[str, Any] = {
         "httpRequest": {
             "requestMethod": exchange.method,
-            "requestUrl": exchange.url[:500],
+            "requestUrl": redact(exchange.url[:500]),
             "status": outcome.status,
             "requestSize": str(exchange.request_bytes),
             "responseSize": str(exchange.response_bytes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -40,6 +41,9 @@ class Metrics:
         waiting.set_function(lambda: admission.requests)
         held = Gauge("serving_waiting_bytes", "Bytes of the requests that wait or are worked on", registry=registry)
         held.set_function(lambda: admission.bytes)
+        self._replaced = Counter(
+            "serving_worker_restarts", "Processes of the model that took the place of one that ended", registry=registry
+        )
         self._model = Info("serving_model", "The model that is served", registry=registry)
         self._requests = Counter(
             "serving_requests", "Requests by how they ended", ["transport", "format", "code"], registry=registry
@@ -66,6 +70,14 @@ class Metrics:
                 "deployed_model": os.environ.get("AIP_DEPLOYED_MODEL_ID", ""),
             }
         )
+
+    def watch_worker(self, pid: Callable[[], int]) -> None:
+        """Tell of the model's process too: its memory, its time on the cores."""
+        ProcessCollector("serving_worker", pid, registry=self._registry)
+
+    def replaced(self) -> None:
+        """Count a process of the model that has taken the place of one that ended."""
+        self._replaced.inc()
 
     def observe(self, exchange: Exchange, outcome: Outcome) -> None:
         """Count a request that has ended."""

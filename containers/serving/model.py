@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from typing import Protocol
 from components.earthengine.contract import FILE_NAME, ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.untrusted import documents, zips
 
 ARCHIVE = "model.mar"
 ONNX = "model.onnx"
@@ -47,7 +47,7 @@ def load(path: Path) -> ServedModel:
     if not path.exists():
         raise ModelError(f"{path} does not exist; give a .mar, or a folder with {ARCHIVE} or {SAVED_MODEL}")
     archive = path / ARCHIVE if path.is_dir() else path
-    if archive.is_file():
+    if archive.exists() and not archive.is_dir():
         return _pytorch(archive)
     if (path / SAVED_MODEL).is_file():
         return _tensorflow(path)
@@ -58,29 +58,34 @@ def load(path: Path) -> ServedModel:
 def read_archive(path: Path, name: str | None = None) -> tuple[ModelContract, bytes]:
     """The contract and a file in a `.mar`, else the TorchScript; nothing is written to disk.
 
+    The Python that an archive carries for TorchServe is never run, nor a requirements file heeded.
+
     Raises:
-        ModelError: it is no archive of ours.
+        ModelError: it is no archive of ours, or one that claims more than it may (see `zips`).
         ContractError: its `model.yaml` breaks a rule.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            name = name or json.loads(archive.read(_MANIFEST))["model"]["serializedFile"]
-            contract, content = archive.read(FILE_NAME).decode("utf-8"), archive.read(name)
+        with zips.opened(path) as archive:
+            for text in (_MANIFEST, FILE_NAME):
+                if (size := archive.getinfo(text).file_size) > documents.MAX_BYTES:
+                    raise ValueError(f"its {text} has {size:,} bytes; at most {documents.MAX_BYTES:,} are read")
+            name = name or json.loads(zips.read(archive, _MANIFEST))["model"]["serializedFile"]
+            contract, content = zips.read(archive, FILE_NAME).decode("utf-8"), zips.read(archive, name)
     except KeyError as error:
         raise ModelError(
             f"{path} is no archive of ours: {error.args[0]}; it needs {_MANIFEST} "
             f"with model.serializedFile, that file, and {FILE_NAME}: archive the model again"
         ) from None
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError) as error:
+    except (*zips.FAULTS, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from None
     return ModelContract.parse(contract, f"{path}: {FILE_NAME}"), content
 
 
 def _pytorch(archive: Path) -> ServedModel:
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with zips.opened(archive) as opened:
             has_onnx = ONNX in opened.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except zips.FAULTS as error:
         raise _unreadable(archive, error) from None
     if has_onnx and not _torch_has_cuda():
         _need("onnxruntime", "PyTorch", archive)

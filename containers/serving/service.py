@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from components.earthengine.contract import ModelContract
-from components.earthengine.errors import ModelError, PayloadError
-from components.earthengine.payloads import Codec, Outputs, Tiles, batches, codec
+from components.earthengine.errors import PayloadError
+from components.earthengine.payloads import Codec, codec
 from containers.serving import log, outcomes
 from containers.serving.admission import Admission
 from containers.serving.exchange import Exchange
@@ -22,8 +22,6 @@ from containers.serving.outcomes import AbandonedError, Outcome, UnavailableErro
 
 Detect = Callable[[ModelContract, bytes], Codec]
 
-# TorchScript specialises its graph in the first calls.
-_WARM_UP_CALLS = 2
 # Requests that are unpacked at a time: one in the model, and one before it or after it. More would only take memory,
 # several times what they took on the wire.
 _AT_WORK = 2
@@ -64,18 +62,16 @@ class Service:
         self._stopping = True
 
     def load(self, obtain: Callable[[], ServedModel]) -> Future[ServedModel]:
-        """Load the model and warm it up, in a thread of its own; the future ends when it is ready."""
+        """Obtain the model and try it, in a thread of its own; the future ends when it is ready."""
 
         def run() -> ServedModel:
             model = obtain()
             width, height = model.contract.patch
             tiles = np.zeros((1, model.contract.channels, height, width), np.float32)
             own = codec(model.contract.payload_format)
-            body = own.encode_request(model.contract, tiles)
-            for _ in range(_WARM_UP_CALLS):
-                # All the way, as Earth Engine's first request would go.
-                tiles = own.decode_request(model.contract, body)
-                own.encode_response(model.contract, _checked(model, tiles))
+            # All the way, as Earth Engine's first request will go.
+            tiles = own.decode_request(model.contract, own.encode_request(model.contract, tiles))
+            own.encode_response(model.contract, model.predict(tiles))
             self.metrics.loaded(model)
             self._model = model
             return model
@@ -98,7 +94,7 @@ class Service:
             UnavailableError: no model is loaded yet.
             AbandonedError: the caller has gone.
             PayloadError: the request is not what its format says, or its answer would be too large.
-            ModelError: the model failed on it.
+            ModelError: the model failed on it, or it ended the model's process.
         """
         model = self._loaded()
         clock, seconds = time.perf_counter, exchange.seconds
@@ -113,7 +109,7 @@ class Service:
             with self._in_model:
                 _still(wanted)
                 begun = clock()
-                outputs = _checked(model, tiles)
+                outputs = model.predict(tiles)
                 seconds["model"] = clock() - begun
             begun = clock()
             answer = chosen.encode_response(model.contract, outputs)
@@ -142,21 +138,3 @@ class Service:
 def _still(wanted: Callable[[], bool]) -> None:
     if not wanted():
         raise AbandonedError("the caller went before it was answered")
-
-
-def _checked(model: ServedModel, tiles: Tiles) -> Outputs:
-    """The model's answers, refused unless they are what its contract says."""
-    try:
-        outputs = model.predict(tiles)
-    except ModelError:
-        raise
-    # A framework may raise anything, and the server must outlive it.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        raise ModelError(
-            f"the model failed on tiles of shape {tiles.shape}: {type(error).__name__}: {lines[-1][:500]}"
-        ) from error
-    try:
-        return batches.check_outputs(model.contract, outputs, len(tiles))
-    except PayloadError as error:
-        raise ModelError(f"the model does not answer as model.yaml says: {error}") from None

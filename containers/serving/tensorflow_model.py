@@ -15,6 +15,7 @@ import tensorflow as tf
 from components.earthengine.contract import ModelContract
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.untrusted import saved_model
 from containers.serving.cores import cores
 from containers.serving.model import last_line
 
@@ -44,6 +45,7 @@ class TensorFlowModel:
         where = f"on {', '.join(names)}" if names else f"{threads} threads"
         self.runtime = f"TensorFlow {tf.__version__}, {where}"
         try:
+            _check(path)
             # Kept whole: the signature's variables live only as long as what was loaded.
             self._loaded = tf.saved_model.load(str(path))
         except (OSError, ValueError, tf.errors.OpError) as error:
@@ -61,3 +63,12 @@ class TensorFlowModel:
         # tf.constant copies, at 9 GB/s: handed over as they are by DLPack, tiles that do not lie as TensorFlow aligns
         # its own end the process.
         return {name: tensor.numpy() for name, tensor in self._signature(tiles=tf.constant(tiles)).items()}
+
+
+def _check(path: Path) -> None:
+    try:
+        saved_model.check(path)
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is not loaded ({error}); it is damaged, or made to attack who loads it, and must not be served"
+        ) from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from components.earthengine.errors import ModelError
 from components.earthengine.payloads.codec import Outputs, Tiles
+from components.earthengine.untrusted import torchscript
 from containers.serving.cores import cores
 from containers.serving.model import last_line, read_archive
 
@@ -17,19 +17,11 @@ from containers.serving.model import last_line, read_archive
 class TorchModel:
     """TorchScript whose `forward(tiles)` takes `[N, C, H, W]` float32 and returns outputs by name.
 
-    On CUDA where torch finds it. It lives in a thread of its own: OpenMP, with which PyTorch uses the cores, keeps a
-    set of threads for each that calls it, and with a caller's thread a request TorchScript was a third slower.
+    On CUDA where torch finds it. One thread calls it: OpenMP, with which PyTorch uses the cores, keeps a set of threads
+    for each that does, and with a thread a request TorchScript was a third slower.
     """
 
     def __init__(self, archive: Path) -> None:
-        self._thread = ThreadPoolExecutor(1, "torch")
-        self._thread.submit(self._load, archive).result()
-
-    def predict(self, tiles: Tiles) -> Outputs:
-        """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
-        return self._thread.submit(self._predict, tiles).result()
-
-    def _load(self, archive: Path) -> None:
         self.contract, script = read_archive(archive)
         threads = cores()
         torch.set_num_threads(threads)
@@ -37,7 +29,12 @@ class TorchModel:
         where = f"on {torch.cuda.get_device_name()}" if self._device.type == "cuda" else f"{threads} threads"
         self.runtime = f"PyTorch {torch.__version__}, {where}"
         try:
-            module = torch.jit.load(io.BytesIO(script), map_location=self._device)
+            module = torchscript.load(io.BytesIO(script), self._device)
+        except ValueError as error:
+            raise ModelError(
+                f"{archive}: PyTorch {torch.__version__} cannot load its TorchScript ({error}); it is damaged, or made "
+                "to attack who loads it, and must not be served"
+            ) from None
         except RuntimeError as error:
             raise ModelError(
                 f"{archive}: PyTorch {torch.__version__} cannot load its TorchScript ({last_line(error)}); "
@@ -47,7 +44,8 @@ class TorchModel:
         # A module that was frozen before has no mode left, and is as fast as it gets.
         self._module = torch.jit.freeze(module) if hasattr(module, "training") else module
 
-    def _predict(self, tiles: Tiles) -> Outputs:
+    def predict(self, tiles: Tiles) -> Outputs:
+        """The answers to raw tiles `[N, C, H, W]`, one a tile in each output."""
         with torch.inference_mode():
             outputs = self._module(torch.from_numpy(tiles).to(self._device))
         if not isinstance(outputs, dict):

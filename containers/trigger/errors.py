@@ -7,6 +7,7 @@ TriggerError
 ├── NotYetError       again for an hour    the model is still being written, or people have to mend something
 └── UnavailableError  again always         Vertex AI or Cloud Storage cannot be reached, or is too busy
 
+CallerError           the request is not from who may send events, which is looked at before anything else
 SettingsError         the function cannot start
 """
 
@@ -50,6 +51,18 @@ class UnavailableError(TriggerError):
     """A service cannot be reached, or is too busy; the platform ends the attempts, after a day or more."""
 
     patience = timedelta.max
+
+
+class CallerError(Exception):
+    """A request is not from who may send events; the text is for the log, the caller gets the status alone.
+
+    Attributes:
+        status: of HTTP, 401 where it is not known whose request it is, 403 where it is known and another's.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class SettingsError(Exception):

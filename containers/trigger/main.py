@@ -9,34 +9,61 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import functions_framework
-from cloudevents.exceptions import DataUnmarshallerError
-from cloudevents.http import CloudEvent
+from cloudevents.exceptions import DataUnmarshallerError, GenericException
+from cloudevents.http import CloudEvent, from_http
 from cloudevents.sdk.converters import is_binary
-from flask import request
-from werkzeug.exceptions import ServiceUnavailable
+from flask import Request, request
 
+from .callers import Callers, GoogleCertificates
 from .cloud import Cloud
 from .deployment import job_id, start
-from .errors import MalformedError, SettingsError, TriggerError
+from .errors import CallerError, MalformedError, SettingsError, TriggerError, UnavailableError
 from .events import Finalized, Succeeded, read
 from .model import Model, announced_folder, read_model
+from .redaction import redact, redact_output
 from .settings import Settings
 from .training import output_folder
 
+redact_output()
 try:
     _SETTINGS = Settings.read(os.environ)
 except SettingsError as error:
-    sys.exit(f"trigger: {error}")
+    sys.exit(redact(f"trigger: {error}"))
 _CLOUD = Cloud(_SETTINGS.project, _SETTINGS.location)
+_CALLERS = Callers(_SETTINGS, GoogleCertificates())
+
+_Answer = tuple[str, int]
 
 
-@functions_framework.cloud_event
-def deploy(event: CloudEvent) -> None:
+# Of HTTP, and not of CloudEvents: for these the framework reads a request before anyone can ask whose it is.
+@functions_framework.http
+def deploy(sent: Request) -> _Answer:
     """Start the deploy pipeline for the model that an event announces.
 
-    Raises:
-        ServiceUnavailable: answered with 503, so that the event is delivered again.
+    Returns:
+        What is answered: 503 so that the event is delivered again, 401 and 403 to who may send none.
     """
+    if sent.method != "POST":
+        return "an event is sent by POST", 405
+    try:
+        headers = dict(sent.headers)
+        _CALLERS.check(headers)
+        event = from_http(headers, sent.get_data())
+    except CallerError as error:
+        _log("WARNING", f"refused with {error.status}: {error}", {})
+        return "refused", error.status
+    except UnavailableError as error:
+        _log("WARNING", f"{error} (to be tried again)", {})
+        return "to be tried again", 503
+    except DataUnmarshallerError as error:
+        _log("ERROR", f"the event's data cannot be read: {error}", {})
+        return "OK", 200
+    except GenericException:
+        return "this is no CloudEvent", 400
+    return _deploy(event)
+
+
+def _deploy(event: CloudEvent) -> _Answer:
     fields = {"event": str(event["id"])}
     age = timedelta(0)
     try:
@@ -48,17 +75,11 @@ def deploy(event: CloudEvent) -> None:
     except TriggerError as error:
         if age < error.patience:
             _log("WARNING", f"{error} (to be tried again)", fields)
-            raise ServiceUnavailable(str(error)) from error
+            return "to be tried again", 503
         _log(error.severity, str(error), fields)
     else:
         _log("INFO", f"{'started' if started else 'already started'} {job_id(model)} for {model.folder.uri}", fields)
-
-
-@functions_framework.errorhandler(DataUnmarshallerError)  # type: ignore[untyped-decorator]  # it has no types
-def unreadable(error: Exception) -> str:
-    """Acknowledge an event whose data cannot even be decoded."""
-    _log("ERROR", f"the event's data cannot be read: {error}", {})
-    return "OK"
+    return "OK", 200
 
 
 def _model(announced: Finalized | Succeeded) -> Model:
@@ -81,5 +102,6 @@ def _age() -> timedelta:
 
 def _log(severity: str, message: str, fields: dict[str, str]) -> None:
     """One line as Cloud Logging's "Structured logging" has it, written at once: events are handled side by side."""
-    sys.stdout.write(json.dumps({"severity": severity, "message": message[:4000], **fields}) + "\n")
+    line = {"severity": severity, "message": message, **fields}
+    sys.stdout.write(json.dumps({name: redact(text)[:4000] for name, text in line.items()}) + "\n")
     sys.stdout.flush()

@@ -20,8 +20,8 @@ FRAMEWORKS = ("pytorch", "tensorflow")
 _PIPELINE_ROOT = "pipeline-root"
 # By which TensorFlow knows the folder of a SavedModel.
 _SAVED_MODEL = "saved_model.pb"
-# A contract has some hundred bytes; what is much larger is something else, and is not to fill the memory.
-_LARGEST = 1 << 20
+# Of a contract, as the pipeline itself takes it; what is larger is something else, and is not to fill the memory.
+LARGEST = 256 << 10
 _URI = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]+)/(?P<path>.+)")
 
 
@@ -164,8 +164,8 @@ def _content(cloud: Cloud, folder: Folder, generation: int | None) -> tuple[int,
         raise SkippedError(f"there is no {where}")
     if generation not in {None, blob.generation}:
         raise SkippedError(f"generation {generation} of {where} is superseded by {blob.generation}")
-    if blob.size > _LARGEST:
-        raise MalformedError(f"{where} has {blob.size} bytes; {_LARGEST} are allowed")
+    if blob.size > LARGEST:
+        raise MalformedError(f"{where} has {blob.size} bytes; {LARGEST} are allowed")
     with asked(f"read {where}"):
         try:
             seen = blob.bucket.blob(blob.name, generation=blob.generation)

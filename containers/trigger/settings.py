@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from .errors import SettingsError
+from .redaction import redact
 
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 _FOLDER = rf"gs://{_BUCKET}(/[^\s/]+)*/?"
+_ACCOUNT = r"[^@\s]+@[^@\s]+"
 # What the function itself gives the pipeline.
 _OWN = ("model_uri", "staging")
 
@@ -28,6 +30,10 @@ class Settings:
         staging: gs:// folder that the pipeline stages models to; empty for the one in the model's own bucket.
         service_account: that the pipeline's steps run as; empty for the project's default.
         parameters: further parameters of the pipeline.
+        callers: how who sends events is known: `signed`, by their tokens, which the function verifies; `private`, by
+            Cloud Run, which asks IAM before it lets a request through; `public`, not at all.
+        invoker: the service account that events are sent as; empty where callers are public.
+        audience: the URL that events are sent to; empty unless callers are signed.
     """
 
     project: str
@@ -38,6 +44,9 @@ class Settings:
     staging: str
     service_account: str
     parameters: Mapping[str, Any]
+    callers: str
+    invoker: str
+    audience: str
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
@@ -57,6 +66,8 @@ class Settings:
 
         watched = "the folder of MODEL_BUCKET that is watched, such as models/, or / for all"
         folder = "a folder in Cloud Storage, gs://BUCKET/FOLDER"
+        known = "signed, private or public (containers/trigger/README.md)"
+        callers = text("CALLERS", "signed|private|public", known, required=False) or "signed"
         prefix = text("MODEL_PREFIX", r"/|(?!.*://)[^/\s][^\r\n]*", watched)
         settings = cls(
             project=text("GOOGLE_CLOUD_PROJECT", r"[a-z0-9][a-z0-9.:-]*", "the project's id"),
@@ -65,8 +76,21 @@ class Settings:
             prefix=f"{prefix.rstrip('/')}/".removeprefix("/"),
             templates=text("TEMPLATES", _FOLDER, f"{folder}, that holds the compiled templates").rstrip("/"),
             staging=text("STAGING", _FOLDER, folder, required=False).rstrip("/"),
-            service_account=text("SERVICE_ACCOUNT", r"[^@\s]+@[^@\s]+", "a service account's address", required=False),
+            service_account=text("SERVICE_ACCOUNT", _ACCOUNT, "a service account's address", required=False),
             parameters=_parameters(environment.get("PARAMETERS", "")),
+            callers=callers,
+            invoker=text(
+                "INVOKER",
+                _ACCOUNT,
+                "the address of the service account that events are sent as",
+                required=callers != "public",
+            ),
+            audience=text(
+                "AUDIENCE",
+                r"https://[^\s?#]+",
+                "the service's URL, or CALLERS=private where Cloud Run asks IAM who calls",
+                required=callers == "signed",
+            ),
         )
         settings._check_what_is_watched()
         return settings
@@ -104,6 +128,12 @@ def _parameters(text: str) -> dict[str, Any]:
         raise SettingsError(f"PARAMETERS is no JSON ({error}); {way_out}") from error
     if not isinstance(found, dict):
         raise SettingsError(f"PARAMETERS is {text[:100]!r}; {way_out}")
+    told = json.dumps(found, ensure_ascii=False)
+    if told != redact(told):
+        raise SettingsError(
+            "PARAMETERS holds a credential, which every pipeline job would keep and show; give a gs:// address, and "
+            "the account that the steps run as the role it needs"
+        )
     for name in _OWN:
         if name in found:
             raise SettingsError(f"PARAMETERS has {name!r}, which the function gives itself; remove it, or set STAGING")

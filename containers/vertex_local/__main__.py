@@ -14,9 +14,8 @@ from pathlib import Path
 
 import uvicorn
 
-from . import storage
+from . import door, storage
 from .errors import StartError
-from .processes import Process
 from .servers.runners import ProcessRunner, Runner
 from .store import Store
 
@@ -86,25 +85,23 @@ async def _serve(arguments: argparse.Namespace) -> None:
         os.environ.setdefault("GOOGLE_CLOUD_PROJECT", "local")
         host = "127.0.0.1" if arguments.host in _ANY else _bracketed(arguments.host)
         os.environ["VERTEX_EMULATOR_HOST"] = f"{host}:{arguments.port}"
-        storage_server = await _start_storage(arguments, directory)
-        try:
-            async with _runner(arguments.runner, directory) as runner:
-                await _serve_api(arguments, store, directory, listener, runner)
-        finally:
-            if storage_server:
-                await storage_server.stop()
+        async with _storage(arguments, directory), _runner(arguments.runner, directory) as runner:
+            await _serve_api(arguments, store, directory, listener, runner)
 
 
-async def _start_storage(arguments: argparse.Namespace, directory: Path) -> Process | None:
+@asynccontextmanager
+async def _storage(arguments: argparse.Namespace, directory: Path) -> AsyncIterator[None]:
     if "STORAGE_EMULATOR_HOST" in os.environ:
-        return None
+        yield
+        return
     port = arguments.storage_port or arguments.port + 1
-    _listen("127.0.0.1", port, "--storage-port").close()
-    # A bucket to begin with, named as the project is.
-    (directory / "storage" / os.environ["GOOGLE_CLOUD_PROJECT"]).mkdir(parents=True, exist_ok=True)
-    process = await storage.start(directory / "storage", port, directory / "log" / "storage.log")
-    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
-    return process
+    async with storage.alone(directory) as lock:
+        listener = _listen("127.0.0.1", port, "--storage-port")
+        # A bucket to begin with, named as the project is.
+        (directory / "storage" / os.environ["GOOGLE_CLOUD_PROJECT"]).mkdir(parents=True, exist_ok=True)
+        async with storage.running(directory, port, lock), door.before(listener, (storage.ADDRESS, port)):
+            os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+            yield
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ class VertexLocal:
         self.projects = Projects(store)
         self.operations = Operations(store)
         self.fleet = Fleet(runner, self._client, directory / "log" / "servers")
-        self.models = Models(store, self.operations, endpoints, runner, Artifacts(self._client))
+        self.models = Models(store, self.operations, endpoints, runner, Artifacts(store, self._client))
         self.endpoints = Endpoints(endpoints, self.operations, self.fleet, self.models)
         self.predictions = Predictions(self.endpoints, self.fleet, self._client)
         self.jobs = Jobs(store, self.operations, self.projects, directory, runner.steps)
@@ -84,9 +84,12 @@ class VertexLocal:
         )
         return {name: service for name, kind in SERVICES.items() for service in mine if isinstance(service, kind)}
 
-    def start(self) -> None:
-        """Starts again what was deployed, and the schedules."""
+    async def start(self) -> None:
+        """Starts again what was deployed and what was queued, and the schedules."""
+        await self.models.start()
         self.endpoints.start_again()
+        self.jobs.start()
+        self.custom_jobs.start()
         self.schedules.start()
 
     async def stop(self) -> None:
@@ -108,9 +111,9 @@ def application(service: VertexLocal, grpc_address: str, hosts: Sequence[str]) -
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         grpc = grpc_server(service.services, service.projects)
         grpc.add_insecure_port(grpc_address)
-        await grpc.start()
         try:
-            service.start()
+            await service.start()
+            await grpc.start()
             yield
         finally:
             await grpc.stop(None)

@@ -1,19 +1,30 @@
 """A model's artifacts: looked at where the user has them, and copied at upload, as Vertex AI does.
 
 A deployed model gets the copy. What its user changes or deletes later does not reach it.
+
+A copy belongs to a version or is disowned, from before its first object is there until after its last one is gone.
+What the emulator leaves disowned when it ends is deleted when it starts again.
 """
 
+import asyncio
+import logging
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import aiohttp
 
 from .errors import InvalidArgumentError
+from .store import Store
+
+_log = logging.getLogger(__name__)
 
 _BUCKET = "vertex-managed-artifacts"
+_DISOWNED = "DisownedArtifacts"
 _GS_URI = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?:/(?P<folder>.*))?")
 
 
@@ -25,8 +36,10 @@ def managed_uri(model: Any) -> str:
 class Artifacts:
     """Objects in Cloud Storage, through its JSON API."""
 
-    def __init__(self, client: aiohttp.ClientSession) -> None:
+    def __init__(self, store: Store, client: aiohttp.ClientSession) -> None:
+        self._store = store
         self._client = client
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._url = f"{os.environ['STORAGE_EMULATOR_HOST'].rstrip('/')}/storage/v1/b"
 
     async def check(self, artifact_uri: str) -> None:
@@ -40,28 +53,74 @@ class Artifacts:
             return
         raise InvalidArgumentError(f"artifactUri {artifact_uri!r}: there is no object under it")
 
-    async def copy(self, model: Any) -> None:
-        """Copies the artifacts of a version to where ``managed_uri`` says."""
+    async def delete_disowned(self) -> None:
+        """Deletes all copies that belong to no version; none is to be under way."""
+        for folder in self._disowned():
+            try:
+                await self._delete(folder)
+            except (aiohttp.ClientError, TimeoutError):
+                _log.exception("artifacts in %s", folder)
+
+    @asynccontextmanager
+    async def copied(self, model: Any) -> AsyncIterator[None]:
+        """Copies the artifacts of a version to where ``managed_uri`` says, and deletes the copy after a fault within.
+
+        The version is to ``own`` them within.
+        """
         if not model.artifact_uri:
+            yield
             return
+        folder = _folder_of(model)
+        async with self._lock(folder):
+            if folder in self._disowned():
+                await self._delete(folder)
+            self.disown(model)
+            try:
+                await self._copy(model.artifact_uri, folder)
+                yield
+            except BaseException:
+                await self._delete(folder)
+                raise
+
+    def own(self, model: Any) -> None:
+        """Has the copy of a version's artifacts kept."""
+        self._store.delete(_DISOWNED, _folder_of(model))
+
+    def disown(self, model: Any) -> None:
+        """Has it deleted at the next start, unless it is gone by then."""
+        if model.artifact_uri:
+            self._store.write(_DISOWNED, _folder_of(model), "")
+
+    async def delete(self, model: Any) -> None:
+        """Deletes the copy of a version's artifacts, which is disowned."""
+        if model.artifact_uri:
+            async with self._lock(_folder_of(model)):
+                await self._delete(_folder_of(model))
+
+    def _disowned(self) -> list[str]:
+        return [folder for folder, _ in self._store.rows(_DISOWNED)]
+
+    def _lock(self, folder: str) -> asyncio.Lock:
+        """Keeps a version from copying to where the one that had its name before is being deleted."""
+        return self._locks.setdefault(folder, asyncio.Lock())
+
+    async def _copy(self, uri: str, target: str) -> None:
         async with self._client.post(self._url, json={"name": _BUCKET}) as answer:
             if answer.status != 409:  # it is there
                 answer.raise_for_status()
-        bucket, folder = _split(model.artifact_uri)
-        async for name in self._names(bucket, folder, model.artifact_uri):
-            target = f"{_folder_of(model)}/{name.removeprefix(folder).lstrip('/')}"
-            path = f"{bucket}/o/{_quoted(name)}/rewriteTo/b/{_BUCKET}/o/{_quoted(target)}"
+        bucket, folder = _split(uri)
+        async for name in self._names(bucket, folder, uri):
+            copy = f"{target}/{name.removeprefix(folder).lstrip('/')}"
+            path = f"{bucket}/o/{_quoted(name)}/rewriteTo/b/{_BUCKET}/o/{_quoted(copy)}"
             async with self._client.post(f"{self._url}/{path}", json={}) as answer:
                 answer.raise_for_status()
 
-    async def delete(self, model: Any) -> None:
-        """Deletes the copy of a version's artifacts."""
-        if not model.artifact_uri:
-            return
-        names = [name async for name in self._names(_BUCKET, _folder_of(model), managed_uri(model))]
+    async def _delete(self, folder: str) -> None:
+        names = [name async for name in self._names(_BUCKET, folder, f"gs://{_BUCKET}/{folder}")]
         for name in names:
             async with self._client.delete(f"{self._url}/{_BUCKET}/o/{_quoted(name)}") as answer:
                 answer.raise_for_status()
+        self._store.delete(_DISOWNED, folder)
 
     async def _names(self, bucket: str, folder: str, uri: str) -> AsyncIterator[str]:
         parameters = {"prefix": folder and f"{folder}/"}

@@ -17,7 +17,9 @@ ServiceError
 StartError            the program cannot start: one line for stderr
 """
 
+import errno
 import json
+import sqlite3
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -117,3 +119,25 @@ def from_grpc(code: grpc.StatusCode, message: str) -> ServiceError:
 
 class StartError(Exception):
     """The emulator cannot start; the text says why and what to do."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def unforeseen(fault: BaseException) -> ServiceError:
+    """What a client is told of a fault that no part of the service foresaw; of a full disk what to do."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return _full(cause)
+        if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            return _full(cause)
+        cause = cause.__cause__ or cause.__context__
+    return InternalError(f"{type(fault).__name__}: {fault}")
+
+
+def _full(cause: BaseException) -> ServiceError:
+    return ResourceExhaustedError(
+        f"the disk of the state directory is full ({cause}), so nothing was changed; make room there, or start with"
+        " another --state"
+    )

@@ -35,8 +35,12 @@ class Process:
         *,
         pipe_stdout: bool = False,
         append: bool = False,
+        holds: Sequence[int] = (),
     ) -> "Process":
-        """Starts a command with stdout and stderr in ``log``, or with stdout as a pipe to read from."""
+        """Starts a command with stdout and stderr in ``log``, or with stdout as a pipe to read from.
+
+        The files ``holds``, by their descriptors, stay open in it: a lock is held for as long as it lives.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab" if append else "wb") as output:
             starting = asyncio.ensure_future(
@@ -48,6 +52,7 @@ class Process:
                     env={**os.environ, **environment},
                     start_new_session=True,
                     limit=_LINE_LIMIT,
+                    pass_fds=holds,
                 )
             )
             try:

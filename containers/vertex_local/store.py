@@ -1,7 +1,12 @@
-"""What the emulator knows, kept over restarts: resources as JSON by kind and name, in SQLite."""
+"""What the emulator knows, kept over restarts: resources as JSON by kind and name, in SQLite.
+
+What is written has reached the operating system when the call returns, so that it outlives the emulator, whatever ends
+that. It need not outlive a loss of power: SQLite asks the disk at checkpoints only.
+"""
 
 import contextlib
 import fcntl
+import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +14,8 @@ from typing import Any
 
 from . import messages
 from .errors import NotFoundError, StartError
+
+_log = logging.getLogger(__name__)
 
 _FILE = "resources.sqlite"
 _SCHEMA = """
@@ -43,6 +50,7 @@ class Store:
             raise StartError(
                 f"another emulator is using the state directory {directory}: stop it, or give another --state"
             ) from fault
+        self._written: set[Collection] = set()
         self._database = sqlite3.connect(directory / _FILE, isolation_level=None)
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -56,17 +64,27 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is written within, with no await, is kept as a whole or not at all."""
+        """What is written within, with no await, is kept as a whole or not at all; so are the collections in memory."""
         if self._database.in_transaction:
             yield
             return
         self._database.execute("BEGIN")
         try:
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # SQLite may have rolled back by itself, as when the disk is full
+                self._database.execute("ROLLBACK")
+            for collection in self._written:
+                collection.load()
             raise
-        self._database.execute("COMMIT")
+        finally:
+            self._written.clear()
+
+    def changed(self, collection: "Collection") -> None:
+        """Has a collection loaded again if the transaction that goes on is not kept."""
+        if self._database.in_transaction:
+            self._written.add(collection)
 
     def rows(self, kind: str) -> Iterator[tuple[str, str]]:
         """Name and JSON of every resource of a kind, oldest first."""
@@ -106,7 +124,17 @@ class Collection:
     def __init__(self, store: Store, kind: str, message_class: Any) -> None:
         self._store = store
         self._kind = kind
-        self._messages = {name: messages.parse(message_class, body.encode()) for name, body in store.rows(kind)}
+        self._message_class = message_class
+        self._messages: dict[str, Any] = {}
+        self._unwritten: dict[str, Any] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Takes from the store what is in it."""
+        rows = self._store.rows(self._kind)
+        self._messages = {
+            name: self._unwritten.get(name) or messages.parse(self._message_class, body.encode()) for name, body in rows
+        }
 
     def __contains__(self, name: str) -> bool:
         return name in self._messages
@@ -131,8 +159,22 @@ class Collection:
     def put(self, name: str, message: Any) -> None:
         body = messages.render(message)  # first: what JSON cannot carry is not to be listed either
         self._store.write(self._kind, name, body)
+        self._store.changed(self)
         self._messages[name] = messages.copy_of(message)
+        self._unwritten.pop(name, None)
+
+    def put_end(self, name: str, message: Any) -> None:
+        """Puts how something that is there has ended; it is told even where the disk is full.
+
+        What cannot be written is kept in memory alone; the next start finds it without its end, and gives it one.
+        """
+        try:
+            self.put(name, message)
+        except sqlite3.Error:
+            _log.exception("the end of %s is not written", name)
+            self._messages[name] = self._unwritten[name] = messages.copy_of(message)
 
     def delete(self, name: str) -> None:
         self._store.delete(self._kind, name)
+        self._store.changed(self)
         del self._messages[name]

@@ -21,6 +21,7 @@ TRIGGER = {
     "MODEL_BUCKET": "local",
     "MODEL_PREFIX": "models/",
     "TEMPLATES": "gs://local/templates",
+    "CALLERS": "public",
 }
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(BUILD_S)]
 

@@ -251,7 +251,7 @@ def test_keys_that_are_no_text() -> None:
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-pixels = st.integers(1, 4096)
+pixels = st.integers(1, 64)
 
 
 def choice(of: Any) -> st.SearchStrategy[Any]:
@@ -309,7 +309,7 @@ def contracts(draw: st.DrawFn) -> ModelContract:
                 for name in properties
             ],
             "tile": [draw(pixels), draw(pixels)],
-            "overlap": [draw(st.integers(0, 2048)), draw(st.integers(0, 2048))],
+            "overlap": [draw(st.integers(0, 16)), draw(st.integers(0, 16))],
             "output_tile": draw(st.sampled_from([None, [1, 1]])),
             "projection": draw(texts.filter(bool)),
             "scale": draw(st.floats(0, exclude_min=True, allow_infinity=False)),

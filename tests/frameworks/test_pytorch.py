@@ -289,17 +289,17 @@ def test_state_dict_with_code(write_model: WriteModel, tmp_path: Path) -> None:
 )
 def test_wrong_code(write_model: WriteModel, code: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1), code))
+        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1), code), allow_pickle=True)
 
 
 def test_state_dict_of_another_model_names_the_weights(write_model: WriteModel) -> None:
     with pytest.raises(ModelError, match=r'Missing key.*"0\.weight".*Unexpected key.*"weight".*model\.code'):
-        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1)))
+        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1)), allow_pickle=True)
 
 
 def test_code_that_fails(write_model: WriteModel) -> None:
     with pytest.raises(ModelError, match=r"net\.py.*ZeroDivisionError: division by zero.*correct"):
-        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1), text="1 / 0"))
+        SourceModel(with_code(write_model, nn.Conv2d(2, 1, 1), text="1 / 0"), allow_pickle=True)
 
 
 def test_state_dict_without_code(write_model: WriteModel) -> None:

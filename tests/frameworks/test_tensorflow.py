@@ -195,7 +195,9 @@ def test_corrupt_saved_model(write: WriteModel) -> None:
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"garbage")
 
-    with pytest.raises(ModelError, match=r"saved cannot be loaded: .*; save the model again"):
+    with pytest.raises(
+        ModelError, match=r"saved is refused: saved_model.pb is none .*; if it is your own model, save it again"
+    ):
         SourceModel(write(save, file="saved"))
 
 

@@ -121,8 +121,8 @@ class Doing(Record):
     share: int
     what: Callable[[], object]
 
-    def add(self, verification: Verification) -> None:
-        super().add(verification)
+    def add(self, verification: Verification, number: int) -> None:
+        super().add(verification, number)
         if verification.share == self.share and "/trial-" not in verification.endpoint:
             self.what()
 
@@ -269,7 +269,7 @@ def _halt_at(point: str) -> None:
         case "verifying":
             _halt_after(Vertex, "predict", lambda _, endpoint, __: "/trial-" in endpoint)
         case "verified at 50":
-            _halt_after(Record, "add", lambda _, verification: verification.share == 50)
+            _halt_after(Record, "add", lambda _, verification, __: verification.share == 50)
 
 
 def main(fields: dict[str, Any]) -> None:

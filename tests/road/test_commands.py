@@ -207,7 +207,7 @@ def test_bad_input_is_told_in_a_line_and_changes_nothing(vertex: Vertex, models:
     before = everything(vertex)
     refusals = {
         ("plan", f"gs://{local.BUCKET}/models/none", *IMAGES): "/models/none holds no model.yaml; write the",
-        ("plan", f"gs://{local.BUCKET}/models/half", *IMAGES): "model.pt is not beside model.yaml, which names it",
+        ("plan", f"gs://{local.BUCKET}/models/half", *IMAGES): "models/half holds model.yaml but not model.pt, ",
         ("plan", "gs://no-such-bucket/model", *IMAGES): "the bucket gs://no-such-bucket does not exist; create it",
         ("plan", uri, *IMAGES, "-p", "staging=gs://no-such-bucket/a"): "the bucket gs://no-such-bucket does not exist",
         ("plan", uri, *IMAGES, "-p", "canary_percent=0"): "canary_percent is 0; allowed: 1 to 100",

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +71,7 @@ class Crashing(torch.nn.Module):
         return answer
 
 
-def test_a_model_that_crashes_its_server_is_told_and_served_again(
+def test_a_model_that_crashes_is_told_and_served_again(
     docker: DockerClient, trained: dict[Framework, Path], tmp_path: Path
 ) -> None:
     for name in ("steps-vertex", "steps-pytorch", "serving-pytorch"):
@@ -92,14 +91,10 @@ def test_a_model_that_crashes_its_server_is_told_and_served_again(
         assert done.returncode == 0, done.stderr
         url = f"{vertex.host}/v1/{vertex.parent}/endpoints/{contract.name}:predict"
         assert httpx.post(url, content=good, timeout=60).status_code == 200
-        assert httpx.post(url, content=crashing, timeout=60).status_code == 503
-        told, deadline = "", time.monotonic() + 60
-        while (answer := httpx.post(url, content=good, timeout=60)).status_code != 200:
-            told += answer.text
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    assert "is being started again" in told
-    assert "the container was ended by SIGFPE" in told
+        crashed = httpx.post(url, content=crashing, timeout=60)
+        assert crashed.status_code == 500
+        assert "SIGFPE" in crashed.text
+        assert httpx.post(url, content=good, timeout=60).status_code == 200
 
 
 def test_a_step_that_fails_ends_the_run(docker: DockerClient, trained: dict[Framework, Path], tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from components.golden import Golden
 from components.preflight import check_archive
 from tests.road.conftest import ROOT
 from tests.serving.conftest import write_archive
+from tests.vertex_local.listening import listening
+from tests.vertex_local.test_command import descendants_of
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +54,10 @@ NEVER_ANSWERS = """
 @pytest.fixture(autouse=True)
 def _no_process_is_left(tmp_path: Path) -> Iterator[None]:
     yield
+    # What was killed together with the process that is waited for may end a moment after it.
+    deadline = time.monotonic() + 5
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert processes_of(tmp_path) == {}
 
 
@@ -72,7 +78,7 @@ def answering_server(folder: Path) -> int:
     while time.monotonic() < deadline:
         for pid, command in processes_of(folder).items():
             with suppress(OSError):
-                served = " -m containers.serving" in command and "guard" not in command
+                served = " -m containers.serving " in command and "guard" not in command
                 if served and "ready: " in Path(f"/proc/{pid}/fd/2").read_text():
                     time.sleep(0.5)
                     return pid
@@ -277,6 +283,31 @@ def test_a_server_that_dies_while_it_answers_is_told_from_one_that_refuses(
     killing.join()
 
 
+@pytest.mark.parametrize(
+    ("payload_format", "answered"),
+    [("SERIALIZED_TF_TENSORS", "500 to POST /predict"), ("GRPC_TF_TENSORS", "INTERNAL to /tensorflow.serving")],
+)
+def test_a_model_that_ends_its_process_is_refused_with_the_signal(
+    tmp_path: Path, payload_format: PayloadFormat, answered: str
+) -> None:
+    archive = scripted(tmp_path / "crashes", NEVER_ANSWERS, TOTAL, payload_format=payload_format)
+
+    def crash() -> None:
+        answering_server(archive)
+        (worker,) = [
+            pid for pid, command in processes_of(archive).items() if " -m containers.serving.worker" in command
+        ]
+        os.kill(worker, signal.SIGFPE)
+
+    crashing = threading.Thread(target=crash)
+    crashing.start()
+    with pytest.raises(
+        VerificationError, match=rf"its server answers {answered}.*the model's process was ended by SIGFPE"
+    ):
+        check_archive(archive)
+    crashing.join()
+
+
 @pytest.mark.parametrize("payload_format", ["SERIALIZED_TF_TENSORS", "GRPC_TF_TENSORS"])
 def test_an_answer_that_takes_too_long_is_refused(
     tmp_path: Path, payload_format: PayloadFormat, monkeypatch: pytest.MonkeyPatch
@@ -322,3 +353,10 @@ def test_a_step_that_is_killed_leaves_no_server(tmp_path: Path, how: signal.Sign
     while processes_of(tmp_path):
         assert time.monotonic() < deadline, processes_of(tmp_path)
         time.sleep(0.1)
+
+
+def test_the_server_that_preflight_starts_listens_on_loopback_alone(small: Path) -> None:
+    with preflight._serving(small) as server:
+        found = listening({server.process.pid, *descendants_of(server.process.pid)})
+    assert len(found) == 2
+    assert all(address.is_loopback for address, _ in found), found

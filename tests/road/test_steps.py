@@ -12,6 +12,7 @@ import torch
 
 from components import storage
 from components.archive import ARCHIVE_NAME, archive_model
+from components.digest import FILE_NAME as DIGEST_NAME
 from components.earthengine.contract import FILE_NAME, Band, Framework, ModelContract, Output, Source
 from components.earthengine.errors import ImageError, StorageError, VerificationError, VertexError
 from components.endpoint import find_or_create_endpoint
@@ -19,9 +20,9 @@ from components.export import export_model
 from components.golden import Golden
 from components.land_cover import train_land_cover
 from components.traffic import change_traffic
-from components.upload import upload_model
+from components.upload import artifact_folder, upload_model, version_digest
 from components.verify import verify_endpoint
-from components.vertex import Vertex
+from components.vertex import Vertex, storage_client
 from tests.road.runs import PYTORCH_IMAGE, Run, deployed, registered, traffic, trials, variant
 
 pytestmark = pytest.mark.slow
@@ -68,10 +69,40 @@ def test_of_several_runs_that_make_an_endpoint_and_a_model_at_once_none_fails(
 def test_only_files_that_are_not_there_are_sent(staging: str, archives: Archives) -> None:
     uri = f"{staging}/twice"
     files = sum(path.is_file() for path in archives["tensorflow"].rglob("*"))
-    assert storage.stage(archives["tensorflow"], uri) == files
-    assert storage.stage(archives["tensorflow"], uri) == 0
+    assert storage.stage(archives["tensorflow"], uri).sent == files
+    assert storage.stage(archives["tensorflow"], uri).sent == 0
     storage.write_text(f"{uri}/{FILE_NAME}", "changed")
-    assert storage.stage(archives["tensorflow"], uri) == 1
+    assert storage.stage(archives["tensorflow"], uri).sent == 1
+
+
+def test_an_upload_that_was_broken_off_is_completed_and_only_then_registered(
+    vertex: Vertex, staging: str, small: Path, tmp_path: Path
+) -> None:
+    archive = variant(small, tmp_path / "partial", name="partial")
+    folder = artifact_folder(staging, "partial", version_digest((archive / DIGEST_NAME).read_text(), PYTORCH_IMAGE))
+    partial = tmp_path / "killed"
+    partial.mkdir()
+    (partial / FILE_NAME).write_bytes((archive / FILE_NAME).read_bytes())
+    (partial / ARCHIVE_NAME).write_bytes((archive / ARCHIVE_NAME).read_bytes()[:1000])
+    storage.stage(partial, folder)
+    version = upload_model(vertex, archive, PYTORCH_IMAGE, staging)
+    assert version.created
+    artifacts = storage.fetch(vertex.models.get_model(name=version.name).artifact_uri, tmp_path / "registered")
+    for path in archive.iterdir():
+        assert (artifacts / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_with_somebody_elses_file_is_not_registered(
+    vertex: Vertex, staging: str, small: Path, tmp_path: Path
+) -> None:
+    archive = variant(small, tmp_path / "strange", name="strange")
+    folder = artifact_folder(staging, "strange", version_digest((archive / DIGEST_NAME).read_text(), PYTORCH_IMAGE))
+    storage.write_text(f"{folder}/extra/model.onnx", "of another export")
+    with pytest.raises(StorageError, match=rf"{folder}/extra/model\.onnx was not staged with the others: .* remove it"):
+        upload_model(vertex, archive, PYTORCH_IMAGE, staging)
+    assert not [each for each in vertex.models.list_models(parent=vertex.parent) if each.display_name == "strange"]
+    storage_client().bucket(folder.split("/")[2]).delete_blob(f"{folder.split('/', 3)[3]}/extra/model.onnx")
+    assert upload_model(vertex, archive, PYTORCH_IMAGE, staging).created
 
 
 def test_an_image_of_the_other_framework_is_refused_before_anything_is_sent(

@@ -19,19 +19,8 @@ import httpx
 import pytest
 
 from components.earthengine.contract import ModelContract
+from tests.serving.contracts import contract_text
 
-CONTRACT = """
-name: mixed
-framework: {framework}
-payload_format: SERIALIZED_TF_TENSORS
-model: {{file: source}}
-bands: [{{name: red}}, {{name: green}}]
-tile: [4, 4]
-overlap: [1, 2]
-scale: 10
-outputs: [{{name: total, dimensions: 0}}{more}]
-"""
-TWO = ", {name: pair, dimensions: 1}"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
@@ -74,10 +63,15 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found
-        return int(found[1]) * 1024
+        """Memory of the server and its worker."""
+        return sum(resident_bytes_of(process) for process in (self.process.pid, self.worker) if process)
+
+    @property
+    def worker(self) -> int:
+        """The process that has the model, 0 while there is none."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        children = "".join((task / "children").read_text() for task in tasks.iterdir())
+        return next((int(child) for child in children.split()), 0)
 
     def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """The first line of its log that matches."""
@@ -109,6 +103,16 @@ class Server:
             return answer
 
 
+def resident_bytes_of(process: int) -> int:
+    """Memory of a process, 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)  # a zombie has none
+    return int(found[1]) * 1024 if found else 0
+
+
 Start = Callable[..., Server]
 
 
@@ -129,10 +133,6 @@ def start() -> Iterator[Start]:
         server.process.terminate()
     for server in servers:
         server.end()
-
-
-def contract_text(framework: str, *, two: bool = False) -> str:
-    return CONTRACT.format(framework=framework, more=TWO if two else "")
 
 
 def write_archive(path: Path, code: str, contract: str) -> Path:

@@ -55,7 +55,7 @@ def test_who_is_still_sending_gets_the_answer(sleeper: Server, headers: dict[str
 
 
 def test_who_asks_first_need_not_send(sleeper: Server) -> None:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {HUGE}\r\nExpect: 100-continue\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {HUGE}\r\nExpect: 100-continue\r\n\r\n"
     with socket.create_connection(("127.0.0.1", sleeper.ports[0]), 10) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
@@ -154,7 +154,7 @@ def test_who_has_gone_costs_no_run_of_the_model(sleeper: Server, one: ModelContr
 
     before = runs()
     slow = body_of(one, 1)
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(slow)}\r\n\r\n".encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(slow)}\r\n\r\n".encode()
     with sleeper.channel() as channel, socket.create_connection(("127.0.0.1", sleeper.ports[0]), 10) as first:
         first.sendall(head + slow)
         time.sleep(0.2)
@@ -177,7 +177,7 @@ def test_who_has_gone_costs_no_run_of_the_model(sleeper: Server, one: ModelContr
 
 def test_a_body_that_ends_early_holds_nothing(sleeper: Server) -> None:
     with socket.create_connection(("127.0.0.1", sleeper.ports[0]), 10) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
         time.sleep(0.2)
         assert sleeper.metrics["serving_waiting_requests"] == 1
     time.sleep(0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import pty
 import re
@@ -17,7 +19,7 @@ import pytest
 
 from components.earthengine.contract import ModelContract
 from components.earthengine.payloads import codec
-from containers.serving.log import trace_of
+from containers.serving.log import _Cloud, trace_of
 from tests.serving.conftest import PREDICT, Server, Start
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -109,6 +111,18 @@ def test_nothing_can_be_slipped_in(sleeper: Server) -> None:
     assert {entry["severity"] for entry in entries} == {"WARNING"}
     assert max(map(len, sleeper.lines[lines:])) < 4000
     assert not any(secret.decode()[:100] in line for line in sleeper.lines[lines:])
+
+
+def test_what_is_taken_out_of_a_line_leaves_it_json(sleeper: Server) -> None:
+    before, lines = len(sleeper.entries), len(sleeper.lines)
+    httpx.get(sleeper.url + "/a%3Ftoken=abcdefgh&x=%5Cq")
+    (entry,) = new_entries(sleeper, before, 1)
+    assert entry["httpRequest"]["requestUrl"].startswith("/a?token=")
+    assert "abcdefgh" not in "".join(sleeper.lines[lines:])
+    record = logging.makeLogRecord({"msg": 'x "-----BEGIN PRIVATE KEY-----\nabcdefgh" y', "created": 0.0})
+    message = json.loads(_Cloud().format(record))["message"]
+    assert message.startswith('x "')
+    assert "abcdefgh" not in message
 
 
 @pytest.mark.parametrize(

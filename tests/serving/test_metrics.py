@@ -53,4 +53,5 @@ def test_prometheus_can_read_the_page(sleeper: Server) -> None:
         "runtime": "a pillow",
         "deployed_model": "",
     }
-    assert families["process_resident_memory_bytes"].samples[0].value > 10_000_000
+    for process in ("process", "serving_worker_process"):
+        assert families[f"{process}_resident_memory_bytes"].samples[0].value > 10_000_000

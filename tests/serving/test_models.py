@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -198,6 +199,21 @@ def with_file(archive: Path, name: str, content: bytes) -> Path:
     with zipfile.ZipFile(copy, "a") as made:
         made.writestr(name, content)
     return copy
+
+
+def test_a_hostile_saved_model_must_not_be_served(saved_model: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    (saved_model / "model.onnx").unlink()
+    path = saved_model / "saved_model.pb"
+    graph = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph.meta_graphs[0].graph_def.library.function[0].node_def.add(name="writes", op="WriteFile")
+    path.write_bytes(graph.SerializeToString())
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom containers.serving import model\n"
+        "try:\n    model.load(Path(sys.argv[1]))\nexcept model.ModelError as error:\n    print(error)\n"
+    )
+    assert re.search(r"writes \(WriteFile\) reaches files.* must not be served", run(program, saved_model))
 
 
 def test_broken_files(archive: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.conftest import ONE_OUTPUT, TWO_OUTPUTS, Start, contract_text, write_archive
+from tests.serving.conftest import ONE_OUTPUT, TWO_OUTPUTS, Start, write_archive
+from tests.serving.contracts import contract_text
 
 
 def test_it_stops_when_asked_to(start: Start, archive: Path) -> None:

@@ -35,6 +35,7 @@ class Function:
 
     port: int
     log: Path
+    process: subprocess.Popen[bytes]
 
     def deliver(
         self,
@@ -137,6 +138,8 @@ def environment(**variables: str) -> dict[str, str]:
         "MODEL_BUCKET": "models",
         "MODEL_PREFIX": "trained/",
         "TEMPLATES": "gs://templates/deploy",
+        # Those that tell who calls are for test_callers.py.
+        "CALLERS": "public",
     }
     return outside | settings | variables
 
@@ -158,7 +161,7 @@ def running(
             assert process.poll() is None, f"the function did not start: {errors.read_text()}"
             assert time.monotonic() < deadline, f"the function does not answer: {errors.read_text()}"
             time.sleep(0.05)
-        yield Function(port, log)
+        yield Function(port, log, process)
     finally:
         process.terminate()
         process.wait(timeout=30)

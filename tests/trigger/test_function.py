@@ -146,7 +146,7 @@ def test_a_file_may_be_named_from_where_model_yaml_lies(emulator: Emulator, func
         ("framework: [", "model.yaml is no YAML"),
         ("framework: jax", "framework is 'jax'; pytorch and tensorflow are known"),
         ("framework: pytorch", "model.file is None"),
-        ("framework: pytorch\nmodel: {file: a}\n" + "# " * (1 << 19), "model.yaml has 1048612 bytes; 1048576 are"),
+        ("framework: pytorch\nmodel: {file: a}\n" + "# " * (1 << 17), "model.yaml has 262180 bytes; 262144 are"),
         ('framework: pytorch\nmodel: {file: "\\ud800"}\n', "could not look for gs://models/trained/wrong/"),
     ],
 )

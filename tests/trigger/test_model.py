@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.earthengine.contract import ModelContract
+from components.earthengine.untrusted import documents
 from containers.trigger.deployment import job_id
 from containers.trigger.errors import MalformedError, SkippedError
 from containers.trigger.events import Finalized
-from containers.trigger.model import Contract, Folder, Model, announced_folder, parse
+from containers.trigger.model import LARGEST, Contract, Folder, Model, announced_folder, parse
 from containers.trigger.settings import Settings
 from tests.conftest import document
 
@@ -21,6 +22,10 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 # Each list holds the one before it twice: 2^26 texts to print.
 _LISTS = [f"- &{chr(97 + level)} [*{chr(96 + level)}, *{chr(96 + level)}]\n" for level in range(1, 26)]
 BOMB = ("lists:\n- &a [x, x]\n" + "".join(_LISTS)).encode()
+
+
+def test_a_contract_may_be_as_large_as_the_pipeline_reads_it() -> None:
+    assert LARGEST == documents.MAX_BYTES
 
 
 def test_a_contract_is_read_as_the_pipeline_reads_it() -> None:

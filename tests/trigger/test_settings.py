@@ -10,6 +10,7 @@ from containers.trigger.settings import Settings
 from .function import COMMAND, environment
 
 REQUIRED = ["GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "MODEL_BUCKET", "MODEL_PREFIX", "TEMPLATES"]
+OPTIONAL = ["STAGING", "SERVICE_ACCOUNT", "PARAMETERS", "CALLERS", "INVOKER", "AUDIENCE"]
 
 
 def read(**variables: str) -> Settings:
@@ -26,6 +27,9 @@ def test_settings_are_read_with_their_defaults() -> None:
         staging="",
         service_account="",
         parameters={},
+        callers="public",
+        invoker="",
+        audience="",
     )
 
 
@@ -62,6 +66,10 @@ def test_a_missing_setting_is_named(name: str, value: str) -> None:
         ("TEMPLATES", "gs://x"),
         ("STAGING", "gs://"),
         ("SERVICE_ACCOUNT", "steps"),
+        ("CALLERS", "everyone"),
+        ("INVOKER", "trigger"),
+        ("AUDIENCE", "http://trigger.run.app"),
+        ("AUDIENCE", "https://trigger.run.app#x"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(name: str, value: str) -> None:
@@ -106,6 +114,11 @@ def test_what_is_staged_may_lie_in_what_is_watched(prefix: str, staging: str) ->
         ("[1]", r"PARAMETERS is '\[1\]'; give a JSON object"),
         ('{"model_uri": "gs://a/b"}', "PARAMETERS has 'model_uri', which the function gives itself"),
         ('{"staging": "gs://a/b"}', "PARAMETERS has 'staging'"),
+        (
+            '{"sample": "https://host/o?X-Goog-Signature=abc"}',
+            "PARAMETERS holds a credential, which every pipeline job",
+        ),
+        ('{"sample": "Bea\\u0072er abcdefghijklmnopq"}', "PARAMETERS holds a credential"),
     ],
 )
 def test_wrong_parameters_are_named(text: str, message: str) -> None:
@@ -113,14 +126,27 @@ def test_wrong_parameters_are_named(text: str, message: str) -> None:
         read(PARAMETERS=text)
 
 
-@given(name=st.sampled_from([*REQUIRED, "STAGING", "SERVICE_ACCOUNT", "PARAMETERS"]), value=st.text())
+@given(name=st.sampled_from([*REQUIRED, *OPTIONAL]), value=st.text())
 def test_any_setting_is_read_or_refused_in_one_line(name: str, value: str) -> None:
     wrong = ""
     try:
-        Settings.read(environment() | {name: value})
+        Settings.read(environment(INVOKER="a@b.c", AUDIENCE="https://x.app") | {name: value})
     except SettingsError as error:
         wrong = str(error)
     assert wrong == "" or (wrong.startswith(name) and len(wrong.splitlines()) == 1)
+
+
+def test_callers_are_known_by_their_signatures_unless_a_setting_says_otherwise() -> None:
+    invoker, audience = {"INVOKER": "a@b.c"}, {"AUDIENCE": "https://trigger.run.app"}
+    for silent in ("", " "):
+        assert read(CALLERS=silent, **invoker, **audience).callers == "signed"
+        with pytest.raises(SettingsError, match=r"^INVOKER is not set; give "):
+            read(CALLERS=silent, **audience)
+        with pytest.raises(SettingsError, match=r"^AUDIENCE is not set; give the service's URL, or CALLERS=private "):
+            read(CALLERS=silent, **invoker)
+    assert read(CALLERS="private", **invoker).audience == ""
+    with pytest.raises(SettingsError, match=r"^INVOKER is not set; give "):
+        read(CALLERS="private")
 
 
 @pytest.mark.slow

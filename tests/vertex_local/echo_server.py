@@ -76,6 +76,10 @@ class Backwards(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
         return grpc.unary_unary_rpc_method_handler(reverse)
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # who finds no place in the queue of 5 tries again after a second
+
+
 def main(http_port: int, grpc_port: int) -> None:
     if "FAULT" in os.environ:
         sys.stdout.write("loading the model\n")
@@ -89,7 +93,7 @@ def main(http_port: int, grpc_port: int) -> None:
     grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Backwards()], options=limits)
     grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
     grpc_server.start()
-    ThreadingHTTPServer(("127.0.0.1", http_port), Handler).serve_forever()
+    Server(("127.0.0.1", http_port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

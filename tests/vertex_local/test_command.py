@@ -160,20 +160,6 @@ def test_a_fault_at_the_start_ends_the_emulator(tmp_path: Path) -> None:
     assert "The Model 'm@1' does not exist" in (tmp_path / "state" / "log" / "emulator.log").read_text()
 
 
-def listening_at(port: int) -> set[str]:
-    """The local addresses that accept connections at a port, as Linux writes them."""
-    lines = [line.split() for table in ("tcp", "tcp6") for line in Path("/proc/net", table).read_text().splitlines()]
-    addresses = [line[1].rpartition(":") for line in lines if line[3] == "0A"]
-    return {address for address, _, number in addresses if int(number, 16) == port}
-
-
-def test_it_listens_on_loopback_alone(emulator: Emulator) -> None:
-    loopback = "0100007F"
-    for port in range(emulator.port, emulator.port + 3):
-        # gRPC has IPv4 within IPv6.
-        assert listening_at(port) in ({loopback}, {"0000000000000000FFFF0000" + loopback})
-
-
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
 def test_a_page_of_another_origin_is_refused(emulator: Emulator, origin: str) -> None:
     body = b'{"displayName": "made by a page"}'

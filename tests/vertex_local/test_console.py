@@ -92,6 +92,12 @@ def shown(text: str = "ndvi") -> None:
         note(text=region).after(first)
 
 
+@dsl.pipeline(name="smuggled")
+def smuggled(text: str) -> None:
+    dsl.importer(artifact_uri="javascript:document.title='broken'", artifact_class=dsl.Artifact)
+    note(text=text)
+
+
 @dsl.pipeline(name="refused")
 def refused() -> None:
     with dsl.ExitHandler(clean_up()):
@@ -463,6 +469,8 @@ def test_files_of_artifacts_are_served_as_what_they_are(emulator: Emulator, runs
         "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox;"
     )
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+    assert "frame-ancestors 'self'" in headers["content-security-policy"]
     # What lies in Cloud Storage is there as well.
     paths = artifact_paths(emulator, runs["imported"], "importer-2")
     assert get(emulator, paths["artifact"] + "/model.mar")[2] == b"weights"
@@ -557,7 +565,10 @@ def test_every_page_has_a_strict_policy(emulator: Emulator, runs: dict[str, str]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
-        assert b" style=" not in body
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert not re.search(rb' style=| on[a-z]+="|<script>|<style', body)
 
 
 @pytest.fixture
@@ -592,3 +603,40 @@ def test_a_schedule_shows_when_it_runs(chromium: webdriver.Chrome, emulator: Emu
     browser.find("#schedules a").click()
     assert HOSTILE in browser.text("h1")
     assert "It has not run yet." in browser.text()
+
+
+SMUGGLED = "'\" onmouseover=\"document.title='broken'\" x='\"><svg onload=document.title='broken'>"
+LINKED = "javascript:document.title='broken'"
+
+
+def test_names_that_break_out_of_attributes_and_addresses_that_run_do_nothing(
+    browser: Browser, emulator: Emulator, tmp_path: Path
+) -> None:
+    """Of a run, with its labels, parameters, artifacts and log, of a model and of an endpoint."""
+    path = tmp_path / "smuggled.yaml"
+    compiler.Compiler().compile(smuggled, str(path))
+    spec = yaml.safe_load(path.read_text())
+    tasks = spec["root"]["dag"]["tasks"]
+    tasks["note"]["taskInfo"]["name"] = SMUGGLED
+    job = {
+        "display_name": SMUGGLED,
+        "pipeline_spec": spec,
+        "template_uri": LINKED,
+        "runtime_config": {"gcs_output_directory": "gs://staging/root", "parameter_values": {"text": SMUGGLED}},
+    }
+    name = emulator.jobs.create_pipeline_job(parent=PARENT, pipeline_job=job, pipeline_job_id="smuggled").name
+    finished(emulator, name)
+    model = emulator.upload("smuggled", display_name=SMUGGLED, description=LINKED).model
+    endpoint = emulator.endpoint(display_name=SMUGGLED, description=SMUGGLED)
+    for where in ("/", page(name), page(model.partition("@")[0]), page(endpoint)):
+        browser.open(where)
+        assert SMUGGLED in browser.run("return document.body.textContent")
+        # As a mouse would over all there is, and as a click on every link would begin.
+        found = browser.run(
+            "for (const one of document.querySelectorAll('*')) one.dispatchEvent(new MouseEvent('mouseover'));"
+            "const all = [...document.querySelectorAll('*')];"
+            "return [all.flatMap((one) => one.getAttributeNames().filter((name) => name.startsWith('on'))),"
+            " all.map((one) => one.href?.baseVal ?? one.href ?? '').filter((link) => /^(?!http|$)/.test(link))]"
+        )
+        assert found == [[], []]
+        assert "broken" not in browser.driver.title.replace(SMUGGLED, "")

@@ -33,6 +33,7 @@ from containers.vertex_local.store import Store
 
 from .conftest import BUCKET, ECHO, PARENT, Emulator, kill, refused, start, stop, store_artifacts, until
 from .emulator import echo
+from .listening import listening
 from .test_command import alive, descendants_of, wait_until_dead
 
 NAME = f"{PARENT}/endpoints/e"
@@ -343,6 +344,10 @@ def test_torchserve_answers_under_google_s_image_name(emulator: Emulator, java: 
         if b"ModelServer" in Path(f"/proc/{pid}/cmdline").read_bytes()
     }
     assert java_directories
+    # Its management interface, which loads any archive from anywhere, where no page of a browser guesses it.
+    listens = listening(family)
+    assert all(address.is_loopback for address, _ in listens)
+    assert len({address for address, _ in listens}) == 2
     assert all(directory.name.startswith("torchserve-") for directory in java_directories)
     emulator.endpoints.undeploy_model(endpoint=endpoint, deployed_model_id="3").result(timeout=20)
     wait_until_dead(family)

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from ..errors import InternalError, ServiceError
+from ..errors import ServiceError, unforeseen
 from ..projects import Projects
 from .methods import Method, implemented
 
@@ -42,7 +42,7 @@ def _handler(method: Method, answer: Callable[[Any], Any], projects: Projects) -
             await _abort(context, error)
         except Exception as fault:
             _log.exception("%s", method.grpc_path)
-            await _abort(context, InternalError(f"{type(fault).__name__}: {fault}"))
+            await _abort(context, unforeseen(fault))
 
     serialize: Callable[[Any], bytes] = lambda message: message.SerializeToString()  # noqa: E731
     return grpc.unary_unary_rpc_method_handler(behaviour, method.request.FromString, serialize)

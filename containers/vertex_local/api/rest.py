@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .. import messages
-from ..errors import InternalError, NotFoundError, ServiceError, UnimplementedError
+from ..errors import NotFoundError, ServiceError, UnimplementedError, unforeseen
 from ..projects import Projects
 from ..services.predictions import Predictions
 from .methods import HttpRule, Method, implemented, methods_of
@@ -52,7 +52,7 @@ class Rest:
             return error_answer(error)
         except Exception as fault:
             _log.exception("%s %s", request.method, request.url.path)
-            return error_answer(InternalError(f"{type(fault).__name__}: {fault}"))
+            return error_answer(unforeseen(fault))
         enums_as_integers = "enum-encoding=int" in request.query_params.get("$alt", "")
         return Response(messages.render(result, enums_as_integers=enums_as_integers), media_type="application/json")
 

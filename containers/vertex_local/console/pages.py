@@ -27,8 +27,12 @@ _HERE = Path(__file__).parent
 _RECENT = 25
 _LOG_LINES = 200
 _COMMON = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# Of what is true for this moment, and for nobody else.
+_FRESH = {**_COMMON, "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin"}
 _PAGE = {
-    **_COMMON,
+    **_FRESH,
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
     " frame-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
@@ -36,9 +40,11 @@ _PAGE = {
 # neither by fetch() nor by asking for a picture, as http: is not among the sources. A link that is clicked opens a page
 # of its own, as any link would.
 _WRITTEN_BY_A_STEP = {
-    **_COMMON,
+    **_FRESH,
+    "X-Frame-Options": "SAMEORIGIN",
     "Content-Security-Policy": "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox;"
-    " default-src 'unsafe-inline' 'unsafe-eval' data: blob: https:; form-action 'none'; base-uri 'none'",
+    " default-src 'unsafe-inline' 'unsafe-eval' data: blob: https:; form-action 'none'; base-uri 'none';"
+    " frame-ancestors 'self'",
 }
 _LOCATION = "/console/projects/{project}/locations/{location}"
 

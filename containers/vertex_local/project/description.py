@@ -18,7 +18,7 @@ class Account(_Described):
 
     disabled: bool = False
     roles: list[str] = ["roles/aiplatform.user"]
-    bucket_roles: list[str] = ["roles/storage.objectAdmin"]
+    bucket_roles: list[str] = ["roles/storage.objectUser"]
     condition: str = ""
 
 

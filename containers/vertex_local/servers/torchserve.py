@@ -18,19 +18,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
+from ..door import hidden_address
 from ..errors import FailedPreconditionError
 from ..processes import free_ports
 
 _PROGRAM = Path(sys.executable).with_name("torchserve")
 _ARCHIVE = "model.mar"
-# service_envelope: it is what unwraps `instances` and wraps `predictions`. Else only what keeps it to this machine.
+# service_envelope: it is what unwraps `instances` and wraps `predictions`. Else only what keeps it to this machine, and
+# its management, which loads any archive from anywhere, to an address that no page in a browser guesses.
 _CONFIG = """\
 inference_address=http://127.0.0.1:{http}
-management_address=http://127.0.0.1:{management}
-metrics_address=http://127.0.0.1:{metrics}
+management_address=http://{hidden}:{management}
+metrics_address=http://{hidden}:{metrics}
+enable_model_api=false
 grpc_inference_address=127.0.0.1
 grpc_inference_port={grpc}
-grpc_management_address=127.0.0.1
+grpc_management_address={hidden}
 grpc_management_port={grpc_management}
 service_envelope=json
 default_workers_per_model=1
@@ -82,7 +85,7 @@ def main() -> int:
             sys.stderr.write(f"torchserve: {fault}\n")
             return 1
         management, metrics, grpc_management = free_ports(3)
-        ports = {"http": arguments.http_port, "grpc": arguments.grpc_port}
+        ports = {"http": arguments.http_port, "grpc": arguments.grpc_port, "hidden": hidden_address()}
         ports |= {"management": management, "metrics": metrics, "grpc_management": grpc_management}
         (folder / "config.properties").write_text(_CONFIG.format(**ports))
         return _run(folder, store)

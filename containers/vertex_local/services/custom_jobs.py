@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from ..projects import Projects
 from ..servers.runners import Runner
 from ..store import Collection, Store
 from . import filters, listing
-from .operations import Operations
+from .operations import Change, Operations
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +60,24 @@ class CustomJobs:
         self._runner = runner
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        for job in self._jobs.all():
-            if job.state not in _ENDED:
-                self._end(job, _End(JobState.JOB_STATE_FAILED, _ABORTED, "The emulator ended before the job."))
+
+    def start(self) -> None:
+        """Goes on where the emulator ended: what had not begun is queued again, what ran has ended.
+
+        A job that ran is not run again, as its program need not be such as can be repeated.
+        """
+        for job in reversed(self._jobs.all()):
+            match job.state:
+                case JobState.JOB_STATE_PENDING:
+                    self._queue(job)
+                case JobState.JOB_STATE_CANCELLING:
+                    self._end(job, _CANCELLED_END)
+                case JobState.JOB_STATE_RUNNING:
+                    self._end(job, _End(JobState.JOB_STATE_FAILED, _ABORTED, "The emulator ended before the job."))
+        kept = {self._log_of(job.name).parent for job in self._jobs.all()}
+        for directory in self._directory.glob("custom_jobs/*/*/*"):
+            if directory not in kept:  # the job was deleted, and the emulator ended before its log was
+                shutil.rmtree(directory, ignore_errors=True)
 
     # The methods of JobService.
 
@@ -77,12 +94,11 @@ class CustomJobs:
         self._runner.check_custom_job()
         for field in _OUTPUT_ONLY:
             job.ClearField(field)
-        job.name = name = f"{request.parent}/customJobs/{messages.new_id()}"
+        job.name = f"{request.parent}/customJobs/{messages.new_id()}"
         job.state = JobState.JOB_STATE_PENDING
         job.create_time.CopyFrom(messages.now())
         self._save(job)
-        self._tasks[name] = task = asyncio.create_task(self._run(name))
-        task.add_done_callback(lambda _: self._tasks.pop(name))
+        self._queue(job)
         return messages.copy_of(job)
 
     def get_custom_job(self, request: Any) -> Any:
@@ -113,21 +129,27 @@ class CustomJobs:
         Raises:
             FailedPreconditionError: it has not ended.
         """
+        name = request.name
 
-        def delete() -> None:
-            job = self._deletable(request.name)
-            self._jobs.delete(job.name)
-            shutil.rmtree(self._log_of(job.name).parent, ignore_errors=True)
+        @asynccontextmanager
+        async def deleting() -> AsyncIterator[Change]:
+            yield lambda: self._jobs.delete(self._deletable(name).name)
+            shutil.rmtree(self._log_of(name).parent, ignore_errors=True)
 
-        self._deletable(request.name)
-        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+        self._deletable(name)
+        return self._operations.start(name, messages.DeleteOperationMetadata(), deleting())
 
     async def stop(self) -> None:
-        """Ends what runs; the next start marks it as failed."""
+        """Ends what runs; the next start marks it as failed, and queues what has not begun."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _queue(self, job: Any) -> None:
+        name: str = job.name
+        self._tasks[name] = task = asyncio.create_task(self._run(name))
+        task.add_done_callback(lambda _: self._tasks.pop(name))
 
     def _deletable(self, name: str) -> Any:
         job = self._jobs.get(name)
@@ -141,8 +163,8 @@ class CustomJobs:
                 end = await self._run_program(self._jobs.get(name))
         except asyncio.CancelledError:
             if self._jobs.get(name).state != JobState.JOB_STATE_CANCELLING:
-                raise  # the emulator ends; the next start marks the job
-            end = _End(JobState.JOB_STATE_CANCELLED, _CANCELLED, "The CustomJob was cancelled.")
+                raise  # the emulator ends; the next start goes on from here
+            end = _CANCELLED_END
         except Exception as fault:
             _log.exception("job %s", name)
             end = _End(JobState.JOB_STATE_FAILED, _ABORTED, f"The program could not be run: {fault}")
@@ -150,13 +172,14 @@ class CustomJobs:
 
     async def _run_program(self, job: Any) -> "_End":
         """How the job ended; nothing of it runs any more then."""
+        # First: what may have begun is not to begin once more, whenever the emulator ends.
+        job.state = JobState.JOB_STATE_RUNNING
+        job.start_time.CopyFrom(messages.now())
+        self._save(job)
         container = job.job_spec.worker_pool_specs[0].container_spec
         log = self._log_of(job.name)
         program = await Process.start([*container.command, *container.args], log, self._environment(job))
         try:
-            job.state = JobState.JOB_STATE_RUNNING
-            job.start_time.CopyFrom(messages.now())
-            self._save(job)
             status = await program.wait()
         finally:
             await program.stop()
@@ -203,6 +226,9 @@ class _End:
     state: int
     code: int = 0
     message: str = ""
+
+
+_CANCELLED_END = _End(JobState.JOB_STATE_CANCELLED, _CANCELLED, "The CustomJob was cancelled.")
 
 
 def _check(job: Any) -> None:

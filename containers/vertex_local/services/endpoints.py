@@ -1,7 +1,8 @@
 """EndpointService: endpoints, the models deployed at them, and the traffic between those."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from .. import messages
@@ -10,7 +11,7 @@ from ..servers.fleet import Fleet
 from ..store import Collection
 from . import filters, listing
 from .models import Models
-from .operations import Operations
+from .operations import Change, Operations, alone
 
 _ENDPOINT_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}")
 _DEPLOYED_ID = re.compile(r"[0-9]{1,10}")
@@ -83,7 +84,7 @@ class Endpoints:
         self._check_new(endpoint.name)
         endpoint.ClearField("deployed_models")
         endpoint.ClearField("traffic_split")
-        return self._operations.start(endpoint.name, messages.CreateEndpointOperationMetadata(), create)
+        return self._operations.start(endpoint.name, messages.CreateEndpointOperationMetadata(), alone(create))
 
     def get_endpoint(self, request: Any) -> Any:
         return self._endpoints.get(request.name)
@@ -128,20 +129,24 @@ class Endpoints:
         deployed.display_name = deployed.display_name or model.display_name
         _add(endpoint, deployed, request.traffic_split)  # refuses at once what would be refused at the end
         return self._operations.start(
-            request.endpoint, messages.DeployModelOperationMetadata(), lambda: self._deploy(request, model)
+            request.endpoint, messages.DeployModelOperationMetadata(), self._deploying(request, model)
         )
 
     def undeploy_model(self, request: Any) -> Any:
         """Takes a model off, if it has no traffic, is the last one, or ``traffic_split`` says who takes over."""
-        name, deployed_id = request.endpoint, request.deployed_model_id
+        name = request.endpoint
 
         def undeploy() -> Any:
             self._save(_without(self._endpoints.get(name), request))
-            self._fleet.retire(name, deployed_id)
             return messages.UndeployModelResponse()
 
+        @asynccontextmanager
+        async def undeploying() -> AsyncIterator[Change]:
+            yield undeploy
+            self._fleet.retire(name, request.deployed_model_id)
+
         _without(self._endpoints.get(name), request)
-        return self._operations.start(name, messages.UndeployModelOperationMetadata(), undeploy)
+        return self._operations.start(name, messages.UndeployModelOperationMetadata(), undeploying())
 
     def mutate_deployed_model(self, request: Any) -> Any:
         """Changes how many replicas there may be, and the like; one process serves in any case."""
@@ -157,7 +162,7 @@ class Endpoints:
         deployed = _deployed(self._endpoints.get(request.endpoint), request.deployed_model.id)
         messages.update(deployed, request.deployed_model, request.update_mask, _MUTABLE)
         _check_resources(deployed)
-        return self._operations.start(request.endpoint, messages.MutateDeployedModelOperationMetadata(), mutate)
+        return self._operations.start(request.endpoint, messages.MutateDeployedModelOperationMetadata(), alone(mutate))
 
     def delete_endpoint(self, request: Any) -> Any:
         """Forgets an endpoint.
@@ -179,22 +184,27 @@ class Endpoints:
             self._endpoints.delete(request.name)
 
         check()
-        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+        return self._operations.start(request.name, messages.DeleteOperationMetadata(), alone(delete))
 
-    async def _deploy(self, request: Any, model: Any) -> Any:
+    @asynccontextmanager
+    async def _deploying(self, request: Any, model: Any) -> AsyncIterator[Change]:
         name, deployed = request.endpoint, request.deployed_model
-        server = await self._fleet.launch(name, deployed, model)
-        try:
+
+        def deploy() -> Any:
             endpoint = self._endpoints.get(name)
             self._models.version(f"{model.name}@{model.version_id}")
             deployed.create_time.CopyFrom(messages.now())
             _add(endpoint, deployed, request.traffic_split)
+            self._save(endpoint)
+            return messages.DeployModelResponse(deployed_model=deployed)
+
+        server = await self._fleet.launch(name, deployed, model)
+        try:
+            yield deploy
         except BaseException:
             await server.stop()
             raise
         self._fleet.add(name, server)
-        self._save(endpoint)
-        return messages.DeployModelResponse(deployed_model=deployed)
 
     def _check_new(self, name: str) -> None:
         if name in self._endpoints:

@@ -7,7 +7,8 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..processes import Process
 from ..projects import Projects
 from ..store import Collection, Store
 from . import filters, listing
-from .operations import Operations
+from .operations import Change, Operations
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ ENDED = (
     PipelineState.PIPELINE_STATE_CANCELLED,
 )
 _FAILED_PRECONDITION, _ABORTED, _CANCELLED = 9, 10, 1  # google.rpc.Code
+# Folders beside a job's logs: kfp leaves every step's program in the one, and removes the other itself.
+_OF_THE_WORKER = ("tmp", "workspace")
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
     "BOOLEAN": (bool,),
@@ -89,10 +92,28 @@ class Jobs:
         self.pipeline_root = directory / "pipeline_root"
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        for job in self._jobs.all():
-            if job.state not in ENDED:
-                text = "The emulator ended before the job."
-                self._end(job, _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text))
+
+    def start(self) -> None:
+        """Goes on where the emulator ended: what had not begun is queued again, what ran has ended.
+
+        A job that ran is not run again: its steps need not be such as can be repeated. On Vertex AI it would go on, but
+        kfp.local begins with the first step.
+        """
+        for job in reversed(self._jobs.all()):
+            match job.state:
+                case PipelineState.PIPELINE_STATE_PENDING:
+                    self._queue(job)
+                case PipelineState.PIPELINE_STATE_CANCELLING:
+                    self._clear(job)
+                    self._end(job, _CANCELLED_END)
+                case PipelineState.PIPELINE_STATE_RUNNING:
+                    self._clear(job)
+                    text = "The emulator ended before the job."
+                    self._end(job, _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text))
+        kept = {self.directory(job.name) for job in self._jobs.all()}
+        for directory in self._directory.glob("jobs/*/*/*"):
+            if directory not in kept:  # the job was deleted, and the emulator ended before its logs were
+                shutil.rmtree(directory, ignore_errors=True)
 
     def all(self) -> list[Any]:
         """Every job, newest first."""
@@ -122,7 +143,7 @@ class Jobs:
             AlreadyExistsError: the id is taken.
         """
         job = request.pipeline_job
-        arguments = check_job(job)
+        check_job(job)
         job_id = request.pipeline_job_id or f"{_pipeline_name(job)[:100]}-{messages.new_id()}"
         if not _JOB_ID.fullmatch(job_id):
             raise InvalidArgumentError(f"pipelineJobId {job_id!r} does not match {_JOB_ID.pattern}")
@@ -137,8 +158,7 @@ class Jobs:
         for field in _OUTPUT_ONLY:
             job.ClearField(field)
         self._save(job)
-        self._tasks[name] = task = asyncio.create_task(self._run(name, arguments))
-        task.add_done_callback(lambda ended: self._forget(name, ended))
+        self._queue(job)
         return messages.copy_of(job)
 
     # The methods of PipelineService.
@@ -160,21 +180,29 @@ class Jobs:
         Raises:
             FailedPreconditionError: it has ended.
         """
-        self._cancel(self._cancellable(request.name))
+        job = self._cancellable(request.name)
+        self._cancel(job)
+        self._interrupt([job])
         return empty_pb2.Empty()
 
     def batch_cancel_pipeline_jobs(self, request: Any) -> Any:
         """Ends several jobs, or none where one of them has ended."""
+        jobs: list[Any] = []
 
         def cancel() -> Any:
-            jobs = [self._cancellable(name) for name in request.names]
+            jobs.extend(self._cancellable(name) for name in request.names)
             for job in jobs:
                 self._cancel(job)
             return messages.BatchCancelPipelineJobsResponse(pipeline_jobs=jobs)
 
+        @asynccontextmanager
+        async def cancelling() -> AsyncIterator[Change]:
+            yield cancel
+            self._interrupt(jobs)
+
         for name in request.names:
             self._cancellable(name)
-        return self._operations.start(request.parent, messages.BatchCancelPipelineJobsOperationMetadata(), cancel)
+        return self._operations.start(request.parent, messages.BatchCancelPipelineJobsOperationMetadata(), cancelling())
 
     def delete_pipeline_job(self, request: Any) -> Any:
         """Forgets a job and its logs.
@@ -182,28 +210,23 @@ class Jobs:
         Raises:
             FailedPreconditionError: it has not ended.
         """
-
-        def delete() -> None:
-            self._delete(self._deletable(request.name))
-
         self._deletable(request.name)
-        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+        work = self._deleting([request.name], lambda _: None)
+        return self._operations.start(request.name, messages.DeleteOperationMetadata(), work)
 
     def batch_delete_pipeline_jobs(self, request: Any) -> Any:
         """Forgets several jobs, or none where one of them has not ended."""
 
-        def delete() -> Any:
-            jobs = [self._deletable(name) for name in request.names]
-            for job in jobs:
-                self._delete(job)
+        def response(jobs: Sequence[Any]) -> Any:
             return messages.BatchDeletePipelineJobsResponse(pipeline_jobs=jobs)
 
         for name in request.names:
             self._deletable(name)
-        return self._operations.start(request.parent, messages.DeleteOperationMetadata(), delete)
+        work = self._deleting(request.names, response)
+        return self._operations.start(request.parent, messages.DeleteOperationMetadata(), work)
 
     async def stop(self) -> None:
-        """Ends what runs; the next start marks it as failed."""
+        """Ends what runs; the next start marks it as failed, and queues what has not begun."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -220,12 +243,21 @@ class Jobs:
         if self._tasks.get(name) is task:
             del self._tasks[name]
 
+    def _queue(self, job: Any) -> None:
+        name: str = job.name
+        self._tasks[name] = task = asyncio.create_task(self._run(name))
+        task.add_done_callback(lambda ended: self._forget(name, ended))
+
     def _cancel(self, job: Any) -> None:
-        if job.state == PipelineState.PIPELINE_STATE_CANCELLING:
-            return  # what ends its steps must not be cancelled too
         job.state = PipelineState.PIPELINE_STATE_CANCELLING
         self._save(job)
-        self._tasks[job.name].cancel()
+
+    def _interrupt(self, jobs: Sequence[Any]) -> None:
+        """Ends what runs of jobs that are cancelled."""
+        for job in jobs:
+            task = self._tasks.get(job.name)
+            if task and not task.cancelling():  # what ends its steps must not be cancelled too
+                task.cancel()
 
     def _deletable(self, name: str) -> Any:
         job = self._jobs.get(name)
@@ -233,33 +265,45 @@ class Jobs:
             raise FailedPreconditionError(f"The PipelineJob {name!r} is in state {_state_of(job)}: cancel it first")
         return job
 
-    def _delete(self, job: Any) -> None:
-        self._jobs.delete(job.name)
-        shutil.rmtree(self.directory(job.name), ignore_errors=True)
+    @asynccontextmanager
+    async def _deleting(self, names: Sequence[str], response: Callable[[Sequence[Any]], Any]) -> AsyncIterator[Change]:
+        def delete() -> Any:
+            jobs = [self._deletable(name) for name in names]
+            for job in jobs:
+                self._jobs.delete(job.name)
+            return response(jobs)
 
-    async def _run(self, name: str, arguments: Mapping[str, Any]) -> None:
+        yield delete
+        for name in names:
+            shutil.rmtree(self.directory(name), ignore_errors=True)
+
+    def _clear(self, job: Any) -> None:
+        """Removes what a job's worker has left that would have removed it."""
+        for folder in _OF_THE_WORKER:
+            shutil.rmtree(self.directory(job.name) / folder, ignore_errors=True)
+
+    async def _run(self, name: str) -> None:
         job = self._jobs.get(name)
         try:
             async with self._places:
-                end = await self._run_worker(job, arguments)
+                end = await self._run_worker(job)
         except asyncio.CancelledError:
             job = self._jobs.get(name)
             if job.state != PipelineState.PIPELINE_STATE_CANCELLING:
-                raise  # the emulator ends; the next start marks the job
-            end = _End(PipelineState.PIPELINE_STATE_CANCELLED, _CANCELLED, "The PipelineJob was cancelled.")
+                raise  # the emulator ends; the next start goes on from here
+            end = _CANCELLED_END
         except Exception as fault:
             _log.exception("job %s", name)
             end = _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, f"The worker could not be run: {fault}")
         self._end(job, end)
 
-    async def _run_worker(self, job: Any, arguments: Mapping[str, Any]) -> "_End":
+    async def _run_worker(self, job: Any) -> "_End":
         """How the job ended; nothing of it runs any more then."""
         job.state = PipelineState.PIPELINE_STATE_RUNNING
         job.start_time.CopyFrom(messages.now())
         self._save(job)
-        directory = self._prepare(job, arguments)
+        directory = self._prepare(job)
         command = [sys.executable, "-m", "containers.vertex_local.worker", str(directory)]
-        # kfp leaves every step's program in a temporary directory.
         temporary = {"TMPDIR": str(directory / "tmp")}
         worker = await Process.start(command, directory / "worker.log", temporary, pipe_stdout=True)
         try:
@@ -273,15 +317,15 @@ class Jobs:
             return _End(PipelineState.PIPELINE_STATE_FAILED, _ABORTED, text)
         finally:
             await worker.stop()
-            shutil.rmtree(directory / "tmp", ignore_errors=True)
+            self._clear(job)
 
-    def _prepare(self, job: Any, arguments: Mapping[str, Any]) -> Path:
+    def _prepare(self, job: Any) -> Path:
         directory = self.directory(job.name)
         shutil.rmtree(directory, ignore_errors=True)  # of a job of this id that has been deleted
         (directory / "tmp").mkdir(parents=True)
         description = {
             "pipelineSpec": self._placed(job),
-            "parameters": arguments,
+            "parameters": check_job(job),
             "pipelineRoot": str(self.pipeline_root / _relative(job.name)),
             "containers": self._containers,
         }
@@ -326,7 +370,8 @@ class Jobs:
                 task.state = TaskState.CANCELLED if cancelled else TaskState.FAILED
                 task.end_time.CopyFrom(job.end_time)
                 task.error.CopyFrom(job.error)
-        self._save(job)
+        job.update_time.CopyFrom(messages.now())
+        self._jobs.put_end(job.name, job)
 
     def _save(self, job: Any) -> None:
         job.update_time.CopyFrom(messages.now())
@@ -340,6 +385,9 @@ class _End:
     state: int
     code: int = 0
     message: str = ""
+
+
+_CANCELLED_END = _End(PipelineState.PIPELINE_STATE_CANCELLED, _CANCELLED, "The PipelineJob was cancelled.")
 
 
 def _end_of(job: Any, event: Mapping[str, Any]) -> _End:

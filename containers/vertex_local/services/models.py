@@ -2,7 +2,8 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from .. import messages
@@ -11,7 +12,7 @@ from ..errors import AbortedError, AlreadyExistsError, FailedPreconditionError, 
 from ..servers.runners import Runner
 from ..store import Collection, Store
 from . import filters, listing
-from .operations import Operations
+from .operations import Change, Operations
 
 _MODEL_ID = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
 # As the documentation of MergeVersionAliasesRequest has it.
@@ -46,6 +47,10 @@ class Models:
         self._runner = runner
         self._artifacts = artifacts
 
+    async def start(self) -> None:
+        """Deletes the copies of artifacts that the emulator had not finished making or deleting when it ended."""
+        await self._artifacts.delete_disowned()
+
     def all(self) -> list[Any]:
         """Every version of every model, newest first."""
         return self._with_deployments(self._versions.all())
@@ -78,7 +83,7 @@ class Models:
         if model.artifact_uri:
             await self._artifacts.check(model.artifact_uri)
         metadata = messages.UploadModelOperationMetadata()
-        return self._operations.start(name, metadata, lambda: self._register(name, request))
+        return self._operations.start(name, metadata, self._registering(name, request))
 
     def get_model(self, request: Any) -> Any:
         return self._answer(request.name)
@@ -170,18 +175,18 @@ class Models:
                 f"name {request.name!r} must be a model's, not a version's: models.deleteVersion deletes that"
             )
 
-        async def delete() -> None:
+        def check() -> list[Any]:
             versions = self._existing(request.name)
             self._check_not_deployed(versions)
-            with self._store.transaction():
-                for version in versions:
-                    self._versions.delete(f"{version.name}@{version.version_id}")
-                self._store.forget_number(f"{request.name}@")
-            for version in versions:
-                await self._artifacts.delete(version)
+            return versions
 
-        self._check_not_deployed(self._existing(request.name))
-        return self._operations.start(request.name, messages.DeleteOperationMetadata(), delete)
+        def doomed() -> list[Any]:
+            versions = check()
+            self._store.forget_number(f"{request.name}@")
+            return versions
+
+        check()
+        return self._operations.start(request.name, messages.DeleteOperationMetadata(), self._deleting(doomed))
 
     def delete_model_version(self, request: Any) -> Any:
         """Forgets a version.
@@ -203,23 +208,21 @@ class Models:
             self._check_not_deployed([version])
             return version
 
-        async def delete() -> None:
-            version = check()
-            self._versions.delete(f"{version.name}@{version.version_id}")
-            await self._artifacts.delete(version)
+        name = check().name
+        work = self._deleting(lambda: [check()])
+        return self._operations.start(name, messages.DeleteOperationMetadata(), work)
 
-        return self._operations.start(check().name, messages.DeleteOperationMetadata(), delete)
-
-    async def _register(self, name: str, request: Any) -> Any:
+    @asynccontextmanager
+    async def _registering(self, name: str, request: Any) -> AsyncIterator[Change]:
         model = request.model
         latest = max((int(version.version_id) for version in self._before(name, request)), default=0)
         model.name, model.version_id = name, str(self._store.next_number(f"{name}@", latest))
-        try:
-            await self._artifacts.copy(model)
-            earlier = self._before(name, request)  # it may have changed meanwhile
-        except BaseException:
-            await self._artifacts.delete(model)
-            raise
+        async with self._artifacts.copied(model):
+            yield lambda: self._register(request)
+
+    def _register(self, request: Any) -> Any:
+        model = request.model
+        earlier = self._before(model.name, request)  # it may have changed while the artifacts were copied
         aliases = set(model.version_aliases) | (set() if earlier else {_DEFAULT})
         model.version_aliases[:] = sorted(aliases)
         model.create_time.CopyFrom(earlier[0].create_time if earlier else messages.now())
@@ -228,11 +231,26 @@ class Models:
         model.supported_deployment_resources_types[:] = [
             messages.Model.DeploymentResourcesType.Value("DEDICATED_RESOURCES")
         ]
-        with self._store.transaction():
-            for version in earlier:
-                self._take_aliases(version, aliases)
-            self._save(model)
-        return messages.UploadModelResponse(model=name, model_version_id=model.version_id)
+        for version in earlier:
+            self._take_aliases(version, aliases)
+        self._save(model)
+        self._artifacts.own(model)
+        return messages.UploadModelResponse(model=model.name, model_version_id=model.version_id)
+
+    @asynccontextmanager
+    async def _deleting(self, doomed: Callable[[], Sequence[Any]]) -> AsyncIterator[Change]:
+        """Forgets the versions that ``doomed`` gives, and deletes their artifacts then."""
+        versions: list[Any] = []
+
+        def delete() -> None:
+            versions.extend(doomed())
+            for version in versions:
+                self._artifacts.disown(version)
+                self._versions.delete(f"{version.name}@{version.version_id}")
+
+        yield delete
+        for version in versions:
+            await self._artifacts.delete(version)
 
     def _before(self, name: str, request: Any) -> list[Any]:
         """The versions that a new one joins: none of a new model, some of a parent model."""

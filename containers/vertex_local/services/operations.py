@@ -1,9 +1,9 @@
 """Long-running operations: what a slow method answers first, and where its end is found."""
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -11,7 +11,7 @@ from google.protobuf import empty_pb2
 from google.rpc import code_pb2
 
 from .. import messages
-from ..errors import FailedPreconditionError, ServiceError
+from ..errors import FailedPreconditionError, ServiceError, unforeseen
 from ..store import Collection, Store
 from . import filters, listing
 
@@ -23,11 +23,27 @@ _SHORTEST_S = 0.1
 _LONGEST_WAIT_S = 60.0
 _FIELDS = {"done": filters.text(lambda operation: str(operation.done).lower(), "=")}
 
+Change = Callable[[], Any]
+"""What an operation changes: gives its response, None for an empty one, or raises a ServiceError."""
+Work = AbstractAsyncContextManager[Change]
+"""Gives a change; what prepares it comes before, what is due when it has been made after."""
+
+
+@asynccontextmanager
+async def alone(change: Change) -> AsyncIterator[Change]:
+    """The work of an operation that is a change and nothing else."""
+    yield change
+
 
 class Operations:
-    """Operations, kept as the resources are; one that was pending when the emulator ended has failed."""
+    """Operations, kept as the resources are; one that was pending when the emulator ended has failed.
+
+    A change and the operation's being done are kept as one: whatever ends the emulator, an operation that is done has
+    its resource, and one that has failed has changed nothing.
+    """
 
     def __init__(self, store: Store) -> None:
+        self._store = store
         self._operations = Collection(store, "Operation", operations_pb2.Operation)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -35,13 +51,13 @@ class Operations:
             if not operation.done:
                 self._fail(operation, code_pb2.ABORTED, "The emulator ended before the operation.")
 
-    def start(self, resource: str, metadata: Any, work: Callable[[], Any]) -> Any:
-        """An operation on ``resource`` that is pending until ``work`` has given its response or raised a ServiceError.
+    def start(self, resource: str, metadata: Any, work: Work) -> Any:
+        """An operation on ``resource`` that is pending until the change that ``work`` gives is made, or has failed.
 
         Args:
             resource: its name.
             metadata: a message with ``generic_metadata``.
-            work: gives a message, None for an empty one, or an awaitable of either.
+            work: entered when the operation begins; a ServiceError of it is the operation's.
         """
         operation = operations_pb2.Operation(name=f"{resource}/operations/{messages.new_id()}")
         metadata.generic_metadata.create_time.CopyFrom(messages.now())
@@ -100,12 +116,11 @@ class Operations:
         self._operations.delete(request.name)
         return empty_pb2.Empty()
 
-    async def _follow(self, operation: Any, work: Callable[[], Any]) -> None:
+    async def _follow(self, operation: Any, work: Work) -> None:
         try:
             await asyncio.sleep(_SHORTEST_S)
-            response = work()
-            if inspect.isawaitable(response):
-                response = await response
+            async with work as change:
+                self._make(change, operation)
         except ServiceError as error:
             self._fail(operation, error.rpc_code, error.message)
         except asyncio.CancelledError:
@@ -113,13 +128,21 @@ class Operations:
                 self._fail(operation, code_pb2.CANCELLED, f"The operation {operation.name!r} was cancelled.")
         except Exception as fault:
             _log.exception("operation %s", operation.name)
-            self._fail(operation, code_pb2.INTERNAL, f"{type(fault).__name__}: {fault}")
-        else:
-            operation.response.Pack(empty_pb2.Empty() if response is None else response)
-            operation.done = True
-            self._operations.put(operation.name, operation)
+            refusal = unforeseen(fault)
+            self._fail(operation, refusal.rpc_code, refusal.message)
+
+    def _make(self, change: Change, operation: Any) -> None:
+        with self._store.transaction():
+            response = change()
+            done = messages.copy_of(operation)
+            done.response.Pack(empty_pb2.Empty() if response is None else response)
+            done.done = True
+            self._operations.put(done.name, done)
 
     def _fail(self, operation: Any, code: int, message: str) -> None:
+        """Marks an operation as failed, unless it is done: what follows a change does not undo it."""
+        if operation.name not in self._operations or self._operations.get(operation.name).done:
+            return
         operation.error.code, operation.error.message = code, message
         operation.done = True
-        self._operations.put(operation.name, operation)
+        self._operations.put_end(operation.name, operation)

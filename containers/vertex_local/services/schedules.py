@@ -14,7 +14,7 @@ from ..store import Collection, Store
 from . import filters, listing
 from .cron import Cron
 from .jobs import Jobs, check_job
-from .operations import Operations
+from .operations import Operations, alone
 
 _log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class Schedules:
             self._schedules.get(name)
             self._schedules.delete(name)
 
-        return self._operations.start(name, messages.DeleteOperationMetadata(), delete)
+        return self._operations.start(name, messages.DeleteOperationMetadata(), alone(delete))
 
     def _active(self) -> list[Any]:
         return [schedule for schedule in self._schedules.all() if schedule.state == ScheduleState.ACTIVE]

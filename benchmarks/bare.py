@@ -26,7 +26,7 @@ def pytorch(folder: Path, tiles: Tiles) -> Callable[[], object]:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    source = SourceModel(folder)
+    source = SourceModel(folder, allow_pickle=True)
     module = torch.jit.freeze(torch.jit.script(source.model))
     given = torch.from_numpy(prepare(source.contract, tiles))
 

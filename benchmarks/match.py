@@ -50,7 +50,7 @@ class Match:
         self.title = f"{model.contract.name}, {count} x {size}"
         self.contract = model.contract
         self.tiles = tiles(model.contract, count, size)
-        self._expected = SourceModel(model.source).predict(self.tiles)
+        self._expected = SourceModel(model.source, allow_pickle=True).predict(self.tiles)
         self._folder = folder / self.title
         self._seconds = seconds
         self._stack = ExitStack()

@@ -147,6 +147,6 @@ def _made(folder: Path, contract: ModelContract, write: Callable[[Path], None]) 
     model.source.mkdir(parents=True)
     write(model.source)
     (model.source / FILE_NAME).write_text(contract.dump(), encoding="utf-8")
-    export_model(model.source, model.exported)
+    export_model(model.source, model.exported, allow_pickle=True)  # it is our own code
     archive_model(model.exported, model.served)
     return model

@@ -70,7 +70,7 @@ class TorchServe(Group):
 def _archive(model: Model, folder: Path, store: Path) -> None:
     import torch
 
-    torch.jit.script(SourceModel(model.source).model).save(str(folder / "model.pt"))
+    torch.jit.script(SourceModel(model.source, allow_pickle=True).model).save(str(folder / "model.pt"))
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", "model", "--version", "1"]
     command += ["--serialized-file", str(folder / "model.pt"), "--handler", str(_HANDLER)]
     subprocess.run([*command, "--export-path", str(store)], check=True, capture_output=True)

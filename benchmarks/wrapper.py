@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="the trained model's folder")
     parser.add_argument("body", type=Path, help="the request")
     arguments = parser.parse_args()
-    model, body = SourceModel(arguments.model), arguments.body.read_bytes()
+    model, body = SourceModel(arguments.model, allow_pickle=True), arguments.body.read_bytes()
     signature = load(model)
     instances = json.loads(body)["instances"]
     names = [band.name for band in model.contract.bands]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from components.earthengine.errors import LocalError
 from components.vertex import EMULATOR
 from containers import guard
+from containers.ports import free_ports
 
 PROJECT, LOCATION = "local", "us-central1"
 BUCKET = "local"  # is there from the start
@@ -36,7 +36,7 @@ def local_vertex(state: Path, runner: Runner = "process") -> Iterator[None]:
     Raises:
         LocalError: it does not start.
     """
-    port, storage_port, grpc_port = _free_ports()
+    port, storage_port, grpc_port = free_ports(3)
     # The guard ends it when this process is gone, however it went.
     command = guard.command([sys.executable, "-m", "containers.vertex_local", "--state", str(state)])
     command += ["--port", str(port), "--storage-port", str(storage_port), "--grpc-port", str(grpc_port)]
@@ -138,11 +138,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-def _free_ports() -> tuple[int, ...]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(3)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return tuple(one.getsockname()[1] for one in sockets)

@@ -19,6 +19,7 @@ import uvicorn
 
 from components.earthengine.errors import PipelineError
 from components.earthengine.redaction import redact
+from containers.bounded_http import BoundedProtocol
 from containers.serving import log, memory, storage
 from containers.serving.app import App
 from containers.serving.grpc_service import GrpcServer
@@ -26,7 +27,6 @@ from containers.serving.kept_model import KeptModel
 from containers.serving.limits import GRACE_S, KEEP_ALIVE_S
 from containers.serving.loopback import OwnMachine, is_loopback
 from containers.serving.model import ServedModel
-from containers.serving.protocol import BoundedProtocol
 from containers.serving.service import Service
 
 _log = logging.getLogger("serving")

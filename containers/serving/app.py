@@ -2,7 +2,8 @@
 
 Errors are `{"error": text}`. A body over the limit is answered 413, HTTP's own status for it, before it is read; what
 the caller still sends is read and dropped, because a caller in the middle of sending would otherwise see the
-connection reset instead of the answer.
+connection reset instead of the answer. Where it ends soon the connection is kept, so that a caller who is refused for
+now need not open another for its next request.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ METRICS_ROUTE = "/metrics"
 
 # Of a body that was refused, what is read all the same so that the caller sees why.
 _DROPPED_BYTES = 256 << 20
+# How long a refusal may wait for the body's end so that the connection can be kept; most bodies are there by then.
+_END_S = 0.02
 
 _log = logging.getLogger("serving")
 
@@ -113,6 +116,8 @@ class App:
             headers["retry-after"] = "1"
         if outcome.status == 405:
             headers["allow"] = ", ".join(allowed)
+        if not body.held_back:
+            await body.drop(_END_S)
         if body.ended:
             await _send(send, outcome.status, _json(error=outcomes.text(error)), headers)
             return
@@ -121,7 +126,13 @@ class App:
 
 
 class _Body:
-    """A request's body, as far as it has come."""
+    """A request's body, as far as it has come.
+
+    Attributes:
+        size: how many bytes were read.
+        ended: whether that is all of it.
+        held_back: whether the caller sends it only when it is read (Expect: 100-continue).
+    """
 
     def __init__(self, headers: Headers, receive: Receive) -> None:
         chunked = "transfer-encoding" in headers
@@ -129,6 +140,7 @@ class _Body:
         self._receive = receive
         self.size = 0
         self.ended = self._declared == 0
+        self.held_back = "expect" in headers
 
     @property
     def expected(self) -> int:
@@ -156,10 +168,10 @@ class _Body:
             raise AbandonedError(f"{self.size} bytes of the body came within {BODY_S:.0f} s; send all of it") from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def drop(self) -> None:
+    async def drop(self, within_s: float = BODY_S) -> None:
         """Read what is left, up to a bound, and keep nothing of it."""
         with contextlib.suppress(TimeoutError, AbandonedError):
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(within_s):
                 while not self.ended and self.size < _DROPPED_BYTES:
                     await self._chunk()
 

@@ -14,12 +14,6 @@ MAX_WAITING = 64
 # All of them at their largest would be 1 GiB; this is sixteen at their largest.
 MAX_WAITING_BYTES = 16 * MAX_REQUEST_BYTES
 
-# The first line and the headers of a request, together. Vertex AI and Google's load balancers send some kilobytes, and
-# take 64 KB themselves (Cloud Load Balancing, "Quotas and limits"); the parser has no limit of its own.
-MAX_HEADER_BYTES = 64 << 10
-# What has not sent them all by then is hung up on; so long may a body take.
-HEADERS_S = 60.0
-
 # A body that takes longer than this to arrive gives up its place.
 BODY_S = 60.0
 

@@ -33,48 +33,61 @@ _NAMES = (
     r"X-Goog-(?:Signature|Credential|Security-Token|Encryption-Key|IAM-Authorization-Token|Api-Key|IAP-JWT-Assertion)"
     r"|GoogleAccessId|upload_id|access_?token|refresh_?token|id_?token|client_?secret|passw(?:or)?d"
 )
+_WORDS_OF_NAMES = "x-goog- googleaccessid upload_id token client passw"
 # Such as in DB_PASSWORD as well.
 _NAMED = rf"(?:{_BEGIN}|(?<=_))((?:{_NAMES})"
 # Ordinary words, so in a URL's query alone.
 _NAMES_IN_QUERY = r"signature|sig|key|token|assertion"
 _EQUALS_IN_QUERY = r"(?:=|\\{1,2}u003d)"
+# What to look for, what to put in its place, and words, in lower case, of which one stands wherever it is found: most
+# texts have none of them, and to look for words takes a fifth of the time.
 _RULES = tuple(
-    (re.compile(pattern, re.IGNORECASE if ignore_case else 0), put)
-    for pattern, put, ignore_case in (
+    (re.compile(pattern, flags), put, words.split())
+    for pattern, put, words, flags in (
         (
             r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[\w+/=\s\\:,.]|-(?!----))*"
             r"(?:-----END [A-Z ]{0,20}PRIVATE KEY-----)?",
             REMOVED,
-            False,
+            "-----begin",
+            0,
         ),
-        (rf"(Authorization{_IS})(?:(?:Bearer|Basic|Digest|Negotiate)\s+)?{_VALUE}", rf"\1{REMOVED}", True),
-        (rf"{_BEGIN}(Bearer[\s+]+)[\w.~+/=%-]{{16,}}", rf"\1{REMOVED}", True),
-        (rf"{_BEGIN}ya29\.[\w.-]+", REMOVED, False),
-        (rf"{_BEGIN}1//0[\w-]{{30,}}", REMOVED, False),
-        (rf"{_BEGIN}GOCSPX-[\w-]{{10,}}", REMOVED, False),
-        (rf"{_BEGIN}AIza[\w-]{{30,}}", REMOVED, False),
-        (rf"{_BEGIN}eyJ[\w-]{{5,}}\.[\w-]+\.[\w-]*", REMOVED, False),
+        (
+            rf"(Authorization{_IS})(?:(?:Bearer|Basic|Digest|Negotiate)\s+)?{_VALUE}",
+            rf"\1{REMOVED}",
+            "authorization",
+            re.IGNORECASE,
+        ),
+        (rf"{_BEGIN}(Bearer[\s+]+)[\w.~+/=%-]{{16,}}", rf"\1{REMOVED}", "bearer", re.IGNORECASE),
+        (rf"{_BEGIN}ya29\.[\w.-]+", REMOVED, "ya29.", 0),
+        (rf"{_BEGIN}1//0[\w-]{{30,}}", REMOVED, "1//0", 0),
+        (rf"{_BEGIN}GOCSPX-[\w-]{{10,}}", REMOVED, "gocspx-", 0),
+        (rf"{_BEGIN}AIza[\w-]{{30,}}", REMOVED, "aiza", 0),
+        (rf"{_BEGIN}eyJ[\w-]{{5,}}\.[\w-]+\.[\w-]*", REMOVED, "eyj", 0),
         (
             rf"""{_BEGIN}((?:Set-)?Cookie{_IS})[\w.-]+=[^\s;"'\\]*(?:;\s?[^\s;"'\\]+)*""",
             rf"\1{REMOVED}",
-            True,
+            "cookie",
+            re.IGNORECASE,
         ),
         # In quotes, up to the same one: a value may have blanks and what else ends one that stands bare.
         (
             rf"""{_NAMED}(?:{_TO}b?|["'],\s?b?))(\\?["'])(?!{re.escape(REMOVED)})(?:(?!\2)\\*[^\\\n]){{1,400}}\2""",
             rf"\1\2{REMOVED}\2",
-            True,
+            _WORDS_OF_NAMES,
+            re.IGNORECASE,
         ),
-        (rf"{_NAMED}{_IS}){_VALUE}", rf"\1{REMOVED}", True),
+        (rf"{_NAMED}{_IS}){_VALUE}", rf"\1{REMOVED}", _WORDS_OF_NAMES, re.IGNORECASE),
         (
             rf"((?:[?&;]|\\u0026|\\u003f)(?:{_NAMES_IN_QUERY}){_EQUALS_IN_QUERY}){_VALUE}",
             rf"\1{REMOVED}",
-            True,
+            "sig key token assertion",
+            re.IGNORECASE,
         ),
         (
             r"""(?<=://)(?:[^\s/?#@:"'<>\\]*:[^\s/?#"'<>\\]*|[^\s/?#@:"'<>\\]{16,})@""",
             f"{REMOVED}@",
-            False,
+            "://",
+            0,
         ),
     )
 )
@@ -91,8 +104,10 @@ def redact(text: str) -> str:
 
 
 def _ruled(text: str) -> str:
-    for pattern, put in _RULES:
-        text = pattern.sub(put, text)
+    folded = text.casefold()
+    for pattern, put, words in _RULES:
+        if any(word in folded for word in words):
+            text = pattern.sub(put, text)
     return text
 
 

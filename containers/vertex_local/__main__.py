@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ..bounded_http import BoundedProtocol
 from . import door, storage
 from .errors import StartError
 from .servers.runners import ProcessRunner, Runner
@@ -128,6 +129,7 @@ async def _serve_api(
     hosts = [*map(_bracketed, _LOOPBACK), *runner.hosts] if arguments.host in _LOOPBACK else ["*"]
     config = uvicorn.Config(
         application(service, f"{_bracketed(arguments.host)}:{grpc_port}", hosts),
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from docker import DockerClient
 
-from containers.vertex_local.processes import free_ports
+from containers.ports import free_ports
 
 pytestmark = pytest.mark.containers
 NAMES = ["steps-vertex", "trigger"]

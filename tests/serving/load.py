@@ -10,9 +10,7 @@ FOLDER is of `write_cases`. Prints a line for each request, as `Sent`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -206,9 +204,5 @@ async def _work(folder: Path, http_port: int, grpc_port: int, number: int, secon
 
 
 if __name__ == "__main__":
-    # They stand for other machines, whose cores the server does not use; without the right to it, their wait for a core
-    # is a part of what they measure.
-    with contextlib.suppress(PermissionError):
-        os.nice(-10)
     place, http, over_grpc, count, duration, per_second = sys.argv[1:]
     asyncio.run(_work(Path(place), int(http), int(over_grpc), int(count), float(duration), float(per_second)))

@@ -6,8 +6,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from containers.serving import protocol
-from containers.serving.limits import MAX_HEADER_BYTES
+from containers import bounded_http
+from containers.bounded_http import MAX_HEADER_BYTES
 from tests.conftest import Figure
 from tests.serving.conftest import Server
 from tests.serving.test_log import new_entries
@@ -59,6 +59,35 @@ def test_headers_without_an_end_take_no_memory(sleeper: Server, begin: bytes, fi
     assert taken < _LARGEST_BYTES
 
 
+def frame(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2 without flags (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3) + bytes([kind, 0]) + stream.to_bytes(4) + payload
+
+
+# A field that is in no table, of 16 KB, which is a frame's largest: \x7f and what follows are its value's length (RFC
+# 7541, sections 5.1 and 6.2.2).
+_FIELD = b"\x00\x01x\x7f\x81\x7e" + b"a" * 16256
+_SETTINGS, _HEADERS, _CONTINUATION = 4, 1, 9
+
+
+def test_metadata_without_an_end_takes_little_memory(sleeper: Server, figure: Figure) -> None:
+    """gRPC reads it all and keeps nothing: its buffers grow with the first, and no more."""
+    before, sent = sleeper.resident_bytes, 0
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(_SETTINGS, 0) + frame(_HEADERS, 1, _FIELD)
+    for _ in range(3):
+        with closing(socket.create_connection(("127.0.0.1", sleeper.ports[1]), 20)) as connection:
+            connection.sendall(begin)
+            with suppress(ConnectionError):
+                for _ in range(100 * 64):
+                    connection.sendall(frame(_CONTINUATION, 1, _FIELD))
+                    sent += len(_FIELD)
+    taken = sleeper.resident_bytes - before
+    figure(f"{sent >> 20} MB of metadata over gRPC: server's memory, MB", "at most 64", f"{taken / 2**20:.1f}")
+    assert sent > 4 * _LARGEST_BYTES
+    assert taken < 4 * _LARGEST_BYTES
+    assert sleeper.call(b"", "/grpc.health.v1.Health/Check") == b"\x08\x01"
+
+
 @pytest.mark.parametrize(
     ("size", "status"), [(MAX_HEADER_BYTES - 1000, b"200"), (MAX_HEADER_BYTES + 1000, b"431")], ids=["less", "more"]
 )
@@ -103,17 +132,17 @@ def test_headers_that_do_not_come_are_not_waited_for(monkeypatch: pytest.MonkeyP
 
     import uvicorn
 
-    monkeypatch.setattr(protocol, "HEADERS_S", 0.2)
+    monkeypatch.setattr(bounded_http, "HEADERS_S", 0.2)
 
     async def app(scope: object, receive: object, send: object) -> None:
         raise AssertionError
 
     async def hung_up() -> float:
-        config = uvicorn.Config(app, http=protocol.BoundedProtocol, lifespan="off", log_config=None)
+        config = uvicorn.Config(app, http=bounded_http.BoundedProtocol, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         config.load()
         listening = await asyncio.get_running_loop().create_server(
-            lambda: protocol.BoundedProtocol(config, server.server_state, {}), "127.0.0.1", 0
+            lambda: bounded_http.BoundedProtocol(config, server.server_state, {}), "127.0.0.1", 0
         )
         begun = time.monotonic()
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())

@@ -44,6 +44,21 @@ def test_a_huge_body_is_refused_and_never_held(sleeper: Server) -> None:
     assert sleeper.resident_bytes - before < HUGE / 2
 
 
+@pytest.mark.parametrize("sent", [1000, 500])
+def test_who_is_refused_keeps_the_connection_where_all_was_sent(sleeper: Server, sent: int) -> None:
+    with socket.create_connection(("127.0.0.1", sleeper.ports[0]), 10) as connection:
+        connection.sendall(b"POST /none HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n" + bytes(sent))
+        refusal = http.client.HTTPResponse(connection)
+        refusal.begin()
+        assert (refusal.status, "/none" in refusal.read().decode()) == (404, True)
+        assert refusal.getheader("Connection") == (None if sent == 1000 else "close")
+        if sent == 1000:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            health = http.client.HTTPResponse(connection)
+            health.begin()
+            assert health.status == 200
+
+
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}])
 def test_who_is_still_sending_gets_the_answer(sleeper: Server, headers: dict[str, str]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", sleeper.ports[0], timeout=60)

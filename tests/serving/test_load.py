@@ -1,4 +1,8 @@
-"""The server under more load than it can serve, with workers killed in the middle; every answer is checked."""
+"""The server under more load than it can serve, with workers killed in the middle; every answer is checked.
+
+Clients stand for other machines: they have half of the cores, the server has the others, and neither waits for a core
+that the other one uses.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,8 @@ OVERLOAD = 1.5
 # What is taken in is bounded, and so is what it takes: the line at its longest, and what malloc keeps of it.
 GROWTH = 1.25
 _SAMPLE_S = 0.25
+_CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORES, CLIENTS_CORES = _CORES[: (len(_CORES) + 1) // 2], _CORES[len(_CORES) // 2 :]
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,26 @@ class Run:
         return max(self.memory) / max(self.memory[: len(self.memory) // 5 or 1])
 
 
+@contextmanager
+def on(cores: Sequence[int]) -> Iterator[None]:
+    """What this thread starts meanwhile runs on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def overload(server: Server, cases: Path, seconds: float, kills: int) -> Run:
     """Find out what a server can do, and offer half as much again, killing the worker some times."""
-    with clients(cases, server.ports, _ENOUGH_CLIENTS, seconds / 5) as sent:
+    with on(CLIENTS_CORES), clients(cases, server.ports, _ENOUGH_CLIENTS, seconds / 5) as sent:
         best = _per_second(sent(), seconds / 50)
-    with clients(cases, server.ports, CLIENTS, seconds, OVERLOAD * best) as sent, _sampled(server) as memory:
+    with (
+        on(CLIENTS_CORES),
+        clients(cases, server.ports, CLIENTS, seconds, OVERLOAD * best) as sent,
+        _sampled(server) as memory,
+    ):
         killed = []
         for _ in range(kills):
             time.sleep(seconds / (kills + 1))
@@ -121,7 +142,8 @@ def test_too_many_requests(start: Start, one: ModelContract, tmp_path: Path, fig
     batches = np.random.default_rng(0).random((6, 2, 2, 64, 64), np.float32)
     batches[:, 0, 0, 0, 0] = 0.02  # what the sleeper sleeps
     write_cases(tmp_path / "cases", one, list(batches), lambda tiles: {"total": tiles.sum(1)})
-    server = start(module="tests.serving.sleeper")
+    with on(SERVER_CORES):
+        server = start(module="tests.serving.sleeper")
     server.wait_for("ready")
     run = overload(server, tmp_path / "cases", 12, 1)
     tell(run, figure, "a model of 20 ms")
@@ -140,7 +162,8 @@ def test_too_many_requests_for_minutes(start: Start, tmp_path: Path, figure: Fig
     predict = load(unet.served).predict
     batches = [models.tiles(unet.contract, 1, 128, seed) * (seed + 1) for seed in range(6)]
     write_cases(tmp_path / "cases", unet.contract, batches, predict)
-    server = start("--model", str(unet.served))
+    with on(SERVER_CORES):
+        server = start("--model", str(unet.served))
     server.wait_for("ready")
     run = overload(server, tmp_path / "cases", 300, 5)
     tell(run, figure, "a U-Net on 128 x 128")

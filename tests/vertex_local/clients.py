@@ -106,9 +106,10 @@ class Client:
             change(None, lambda: endpoints.delete_endpoint(name=name, retry=None))
 
     def _change_object(self) -> None:
-        blob = self._emulator.storage.bucket(BUCKET).blob(self._one("objects/object"))
-        key, content = f"gs://{BUCKET}/{blob.name}", self._token().encode() * 1000
-        change = partial(self.ledger.change, key, partial(blob.download_as_bytes, retry=None))
+        bucket, name = self._emulator.storage.bucket(BUCKET), self._one("objects/object")
+        key, content, blob = f"gs://{BUCKET}/{name}", self._token().encode() * 1000, bucket.blob(name)
+        # Another Blob each time: one that was read asks for the same generation from then on.
+        change = partial(self.ledger.change, key, lambda: bucket.blob(name).download_as_bytes(retry=None))
         if self.ledger.values.get(key) is None or self._random.random() < 0.7:
             change(content, lambda: blob.upload_from_string(content, retry=None))
         else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.vertex_local.processes import free_ports
+from containers.ports import free_ports
 from tests.trigger.function import environment, running
 
 from .conftest import PARENT, Emulator, until

@@ -22,9 +22,10 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
+from containers.ports import free_ports
+
 from .. import container, daemon
 from ..errors import FailedPreconditionError, InvalidArgumentError, StartError
-from ..processes import free_ports
 from . import images
 from .environment import expand, variables_of
 from .relay import relay

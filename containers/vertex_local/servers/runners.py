@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from containers.ports import free_ports
+
 from ..errors import InvalidArgumentError
-from ..processes import free_ports
 from . import images
 from .environment import variables_of
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
+from containers.ports import free_ports
+
 from ..door import hidden_address
 from ..errors import FailedPreconditionError
-from ..processes import free_ports
 
 _PROGRAM = Path(sys.executable).with_name("torchserve")
 _ARCHIVE = "model.mar"

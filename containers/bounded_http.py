@@ -10,7 +10,11 @@ import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from containers.serving.limits import HEADERS_S, MAX_HEADER_BYTES
+# The first line and the headers of a request, together. Vertex AI and Google's load balancers send some kilobytes, and
+# take 64 KB themselves (Cloud Load Balancing, "Quotas and limits"); the parser has no limit of its own.
+MAX_HEADER_BYTES = 64 << 10
+# What has not sent them all by then is hung up on.
+HEADERS_S = 60.0
 
 _TOO_LARGE = json.dumps({"error": f"the first line and the headers take over {MAX_HEADER_BYTES} bytes; send less"})
 _REFUSAL = (

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
@@ -321,6 +321,7 @@ def read(reader: Callable[[bytes], NDArray[Any]], data: bytes) -> NDArray[Any] |
         return None
 
 
+@example(TensorProto(dtype="DT_STRING", string_val=[b""], tensor_content=bytes(8)), 0)
 @given(protos(), st.integers(0, 4))
 def test_tensors_are_read_as_by_our_codecs(message: TensorProto, cut: int) -> None:
     data = message.SerializeToString()

@@ -21,8 +21,9 @@ from urllib.parse import quote, unquote
 
 REMOVED = "[removed]"
 
-# Up to what ends a value in a URL, in a header's line, in JSON and in Python's repr; not what was taken out already.
-_VALUE = rf"""(?!\[?(?:b?\\?["'])?{re.escape(REMOVED)})""" + r"""[^\s"'<>&;,()\]}\\]+"""
+# Up to what ends a value in a URL, in a header's line, in JSON and in Python's repr; not what was taken out already, or
+# is a private key's, which has blanks.
+_VALUE = rf"""(?!\[?(?:b?\\?["'])?{re.escape(REMOVED)}|-----BEGIN)""" + r"""[^\s"'<>&;,()\]}\\]+"""
 # Where a word begins, also after a line's end, & and ? as JSON writes them.
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt])|(?<=\\u0026)|(?<=\\u003f))"
 # A colon or an equals sign, or the comma of a pair in Python's repr, with the quotes and the list's bracket around it.
@@ -36,6 +37,8 @@ _NAMES = (
 _WORDS_OF_NAMES = "x-goog- googleaccessid upload_id token client passw"
 # Such as in DB_PASSWORD as well.
 _NAMED = rf"(?:{_BEGIN}|(?<=_))((?:{_NAMES})"
+_COOKIE = rf"(?:Set-)?Cookie{_IS}"
+_OF_COOKIE = rf"""(?:(?!{_COOKIE}|-----BEGIN)[^\s;"'\\])"""
 # Ordinary words, so in a URL's query alone.
 _NAMES_IN_QUERY = r"signature|sig|key|token|assertion"
 _EQUALS_IN_QUERY = r"(?:=|\\{1,2}u003d)"
@@ -44,30 +47,12 @@ _EQUALS_IN_QUERY = r"(?:=|\\{1,2}u003d)"
 _RULES = tuple(
     (re.compile(pattern, flags), put, words.split())
     for pattern, put, words, flags in (
+        # What goes by a name first: cookies, and a private key without its end, would take the name and leave the rest.
         (
-            r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[\w+/=\s\\:,.]|-(?!----))*"
-            r"(?:-----END [A-Z ]{0,20}PRIVATE KEY-----)?",
-            REMOVED,
-            "-----begin",
+            r"""(?<=://)(?:[^\s/?#@:"'<>\\]*:[^\s/?#"'<>\\]*|[^\s/?#@:"'<>\\]{16,})@""",
+            f"{REMOVED}@",
+            "://",
             0,
-        ),
-        (
-            rf"(Authorization{_IS})(?:(?:Bearer|Basic|Digest|Negotiate)\s+)?{_VALUE}",
-            rf"\1{REMOVED}",
-            "authorization",
-            re.IGNORECASE,
-        ),
-        (rf"{_BEGIN}(Bearer[\s+]+)[\w.~+/=%-]{{16,}}", rf"\1{REMOVED}", "bearer", re.IGNORECASE),
-        (rf"{_BEGIN}ya29\.[\w.-]+", REMOVED, "ya29.", 0),
-        (rf"{_BEGIN}1//0[\w-]{{30,}}", REMOVED, "1//0", 0),
-        (rf"{_BEGIN}GOCSPX-[\w-]{{10,}}", REMOVED, "gocspx-", 0),
-        (rf"{_BEGIN}AIza[\w-]{{30,}}", REMOVED, "aiza", 0),
-        (rf"{_BEGIN}eyJ[\w-]{{5,}}\.[\w-]+\.[\w-]*", REMOVED, "eyj", 0),
-        (
-            rf"""{_BEGIN}((?:Set-)?Cookie{_IS})[\w.-]+=[^\s;"'\\]*(?:;\s?[^\s;"'\\]+)*""",
-            rf"\1{REMOVED}",
-            "cookie",
-            re.IGNORECASE,
         ),
         # In quotes, up to the same one: a value may have blanks and what else ends one that stands bare.
         (
@@ -78,17 +63,36 @@ _RULES = tuple(
         ),
         (rf"{_NAMED}{_IS}){_VALUE}", rf"\1{REMOVED}", _WORDS_OF_NAMES, re.IGNORECASE),
         (
+            rf"(Authorization{_IS})(?:(?:Bearer|Basic|Digest|Negotiate)\s+)?{_VALUE}",
+            rf"\1{REMOVED}",
+            "authorization",
+            re.IGNORECASE,
+        ),
+        (rf"{_BEGIN}(Bearer[\s+]+)[\w.~+/=%-]{{16,}}", rf"\1{REMOVED}", "bearer", re.IGNORECASE),
+        (
             rf"((?:[?&;]|\\u0026|\\u003f)(?:{_NAMES_IN_QUERY}){_EQUALS_IN_QUERY}){_VALUE}",
             rf"\1{REMOVED}",
             "sig key token assertion",
             re.IGNORECASE,
         ),
         (
-            r"""(?<=://)(?:[^\s/?#@:"'<>\\]*:[^\s/?#"'<>\\]*|[^\s/?#@:"'<>\\]{16,})@""",
-            f"{REMOVED}@",
-            "://",
+            rf"{_BEGIN}({_COOKIE})[\w.-]+={_OF_COOKIE}*(?:;\s?{_OF_COOKIE}+)*",
+            rf"\1{REMOVED}",
+            "cookie",
+            re.IGNORECASE,
+        ),
+        (
+            r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[\w+/=\s\\:,.]|-(?!----))*"
+            r"(?:-----END [A-Z ]{0,20}PRIVATE KEY-----)?",
+            REMOVED,
+            "-----begin",
             0,
         ),
+        (rf"{_BEGIN}ya29\.[\w.-]+", REMOVED, "ya29.", 0),
+        (rf"{_BEGIN}1//0[\w-]{{30,}}", REMOVED, "1//0", 0),
+        (rf"{_BEGIN}GOCSPX-[\w-]{{10,}}", REMOVED, "gocspx-", 0),
+        (rf"{_BEGIN}AIza[\w-]{{30,}}", REMOVED, "aiza", 0),
+        (rf"{_BEGIN}eyJ[\w-]{{5,}}\.[\w-]+\.[\w-]*", REMOVED, "eyj", 0),
     )
 )
 # What may be of a URL that stands in another one's query, and that in another one's.

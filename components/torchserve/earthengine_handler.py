@@ -297,7 +297,7 @@ def read_tensor(data: bytes | bytearray) -> NDArray[Any]:
     shape = _checked_shape(dims)
     if number == _STRING:
         strings = [bytes(value) for value in chunks.get(_STRING_FIELD, []) if isinstance(value, memoryview)]
-        if len(strings) != math.prod(shape):
+        if len(content) or len(strings) != math.prod(shape):
             raise ValueError(f"{len(strings)} strings; shape {shape} takes {math.prod(shape)}")
         held = np.empty(len(strings), object)
         held[:] = strings

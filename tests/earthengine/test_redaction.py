@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_letters, digits
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from components.earthengine import redaction
@@ -62,6 +62,7 @@ FORMS = {
     "idToken={}": _TOKEN,
     "clientSecret: {}": _TOKEN,
     "DB_PASSWORD={}": _TOKEN,
+    "password=-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----": _BASE64,
     "GOOGLE_OAUTH_ACCESS_TOKEN={}": _TOKEN,
     "https://host/?url=https%253A%252F%252Fx%253Fupload_id%253D{}": _TOKEN,
     "https://user:p@{}@host": _TOKEN,
@@ -105,6 +106,12 @@ def test_a_secret_is_taken_out_wherever_it_stands(
     assert redact(told) == told
 
 
+@example([(f"Cookie: a=b; SID={'0' * 40}", "0" * 40), (f'password: "two {"0" * 40}"', "0" * 40)], "(")
+@example([("-----BEGIN PRIVATE KEY-----\nAA", "AA"), (f"https://user:p@{'0' * 40}@host", "0" * 40)], "")
+@example([("-----BEGIN PRIVATE KEY-----\nAA", "AA"), (f"Cookie: a=b; SID={'0' * 40}", "0" * 40)], "")
+@example([(f"Cookie: a=b; SID={'0' * 40}", "0" * 40)] * 2, "(")
+@example([(f"Cookie: a=b; SID={'0' * 40}", "0" * 40), (f'password: "two {"0" * 40}"', "0" * 40)], "(")
+@example([(f"-----BEGIN PRIVATE KEY-----\nAA{end}", "AA") for end in ("", f"\nhttps://user:p@{'0' * 40}@host")], "")
 @given(st.lists(SECRETS, min_size=2, max_size=5), _BETWEEN)
 def test_many_are_taken_out_at_once(secrets: list[tuple[str, str]], between: str) -> None:
     told = redact((between or "\n").join(text for text, _ in secrets))

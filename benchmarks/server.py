@@ -6,7 +6,8 @@ import http.client
 import sys
 from pathlib import Path
 
-from benchmarks.processes import Group, free_port
+from benchmarks.processes import Group
+from containers.ports import free_ports
 
 _HEALTH_EVERY_S = 0.003
 
@@ -15,7 +16,7 @@ class Server(Group):
     """The prediction server with an archived model, on the loopback; waits until it is healthy."""
 
     def __init__(self, model: Path, log: Path) -> None:
-        self.ports = {"http": free_port(), "grpc": free_port()}
+        self.ports = dict(zip(("http", "grpc"), free_ports(2), strict=True))
         command = [sys.executable, "-m", "containers.serving", "--model", str(model), "--host", "127.0.0.1"]
         command += ["--http-port", str(self.ports["http"]), "--grpc-port", str(self.ports["grpc"])]
         super().__init__(command, log)

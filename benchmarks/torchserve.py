@@ -8,8 +8,9 @@ from pathlib import Path
 
 from benchmarks.load import CallError, HttpConnection
 from benchmarks.models import Model
-from benchmarks.processes import Group, free_port
+from benchmarks.processes import Group
 from components.source import SourceModel
+from containers.ports import free_ports
 
 PATH = "/predictions/model"
 
@@ -44,7 +45,7 @@ class TorchServe(Group):
         store = folder / "store"
         store.mkdir(parents=True)
         _archive(model, folder, store)
-        ports = {name: free_port() for name in _PORTS}
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self.ports = {"http": ports["inference"]}
         config = folder / "config.properties"
         config.write_text(_CONFIG.format(**ports), encoding="ascii")

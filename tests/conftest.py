@@ -6,6 +6,7 @@ import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,6 +49,19 @@ def document(**changes: Any) -> dict[str, Any]:
 def contract_of(**changes: Any) -> ModelContract:
     """The contract of `document`."""
     return ModelContract.parse(yaml.safe_dump(document(**changes), sort_keys=False))
+
+
+@contextlib.contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A server of this process for the block, which a handler answers for; its port on the loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def assert_close(got: Any, expected: Any) -> None:

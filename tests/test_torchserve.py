@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from components.earthengine.payloads import codec, tensors
 from components.earthengine.payloads.messages_pb2 import TensorProto
 from components.export import export_model
 from components.torchserve import HANDLER
+from containers.ports import free_ports
 from tests.conftest import contract_of
 
 with warnings.catch_warnings():
@@ -351,14 +351,6 @@ default_workers_per_model=1
 service_envelope=json
 disable_system_metrics=true
 """
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from components.golden import Golden
 from components.verification import Verification
 from components.verify import verify_endpoint
 from components.vertex import EMULATOR, Vertex
-from tests.conftest import contract_of
+from tests.conftest import answering, contract_of
 
 VERTEX = Vertex("fields", "europe-west4")
 ENDPOINT = f"{VERTEX.parent}/endpoints/crops"
@@ -98,13 +98,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{server.server_port}")
+    with answering(Handler) as port:
+        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
         yield here
-        server.shutdown()
-        thread.join()
 
 
 def verified(site: Site, folder: Path) -> Verification:

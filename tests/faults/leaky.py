@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.conftest import answering
 
 _BODY = "Planted" + "5ecret" * 8
 # Texts with a credential in them, which is known by the word that it is made of.
@@ -65,13 +66,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def leaky() -> Iterator[dict[str, str]]:
     """The service, for the block; gives the variables that lead both of Google Cloud's clients to it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    address = f"127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield {"VERTEX_EMULATOR_HOST": address, "STORAGE_EMULATOR_HOST": f"http://{address}"}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(_Handler) as port:
+        yield {"VERTEX_EMULATOR_HOST": f"127.0.0.1:{port}", "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}

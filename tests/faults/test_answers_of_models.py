@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import repeat
 
 import pytest
@@ -22,6 +21,7 @@ from components.calls import Again, is_passing, is_passing_prediction, was_refus
 from components.earthengine.errors import PayloadError, VertexError
 from components.traffic import read_endpoint
 from components.vertex import EMULATOR, Prediction, Vertex
+from tests.conftest import answering
 
 CLOUD = Vertex("p", "r")
 ENDPOINT = f"{CLOUD.parent}/endpoints/e"
@@ -55,14 +55,10 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        here = Site(server.server_port)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{server.server_port}")
+    with answering(Handler) as port:
+        here = Site(port)
+        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
         yield here
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

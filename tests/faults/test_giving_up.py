@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from components.traffic import create_endpoint, read_endpoint, undeploy
 from components.upload import upload_model
 from components.versions import label_version, list_versions
 from components.vertex import EMULATOR, Vertex
+from tests.conftest import answering
 from tests.faults.proxy import Call, Cut, Fault, Hold, Reset, Status, no_fault
 from tests.faults.walks import World, walk, world
 from tests.road import conftest as road
@@ -256,13 +256,9 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endless]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{server.server_port}")
+    with answering(Handler) as port:
+        monkeypatch.setenv(EMULATOR, f"127.0.0.1:{port}")
         yield there
-        server.shutdown()
-        thread.join()
 
 
 def test_an_operation_that_never_ends_is_given_up_at_the_deadline(

@@ -31,7 +31,8 @@ OVERLOAD = 1.5
 GROWTH = 1.25
 _SAMPLE_S = 0.25
 _CORES = sorted(os.sched_getaffinity(0))
-SERVER_CORES, CLIENTS_CORES = _CORES[: (len(_CORES) + 1) // 2], _CORES[len(_CORES) // 2 :]
+_HALF = (len(_CORES) + 1) // 2
+SERVER_CORES, CLIENTS_CORES = _CORES[:_HALF], _CORES[_HALF:] or _CORES  # one core is both's
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import requests
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent
 
+from containers.ports import free_ports
 from containers.trigger.events import FINALIZED, PUBLISHED
 
 COMMAND = (sys.executable, "-m", "containers.trigger")
@@ -149,9 +150,7 @@ def running(
     log: Path, variables: Mapping[str, str], command: Sequence[str] = COMMAND, folder: Path | None = None
 ) -> Iterator[Function]:
     """The function for the block, with these variables as its environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    [port] = free_ports(1)
     errors = log.with_suffix(".stderr")
     with log.open("w") as out, errors.open("w") as err:
         process = subprocess.Popen([*command, "--port", str(port)], stdout=out, stderr=err, env=variables, cwd=folder)

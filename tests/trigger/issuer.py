@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from google.auth import jwt
 from google.auth.crypt import RSASigner
+
+from tests.conftest import answering
 
 AUDIENCE, INVOKER = "https://trigger-1.us-central1.run.app", "trigger@local.iam.gserviceaccount.com"
 _HOST = "www.googleapis.com"
@@ -127,15 +128,8 @@ def google(folder: Path, *keys: Key) -> Iterator[Google]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy = f"http://127.0.0.1:{server.server_address[1]}"
-    variables = {"HTTPS_PROXY": proxy, "https_proxy": proxy, "REQUESTS_CA_BUNDLE": str(trusted)}
-    served = Google(list(keys), variables=variables | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with answering(Handler) as port:
+        proxy = f"http://127.0.0.1:{port}"
+        variables = {"HTTPS_PROXY": proxy, "https_proxy": proxy, "REQUESTS_CA_BUNDLE": str(trusted)}
+        served = Google(list(keys), variables=variables | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
